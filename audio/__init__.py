@@ -1,0 +1,1 @@
+"""Sound in, sound out: files and pipes as blocks, resampling, STFT, mixing."""

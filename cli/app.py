@@ -1,0 +1,89 @@
+"""The `dynse` command: its subcommands, and how any failure becomes one line and an exit code.
+
+Only here do errors turn into exit codes: 0 all done, 1 an input failed, 2 usage, 130 interrupted.
+Nothing heavy is imported at module level, so that `dynse --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from .. import __version__
+from ..audio.errors import DynseError
+from .enhance import enhance
+from .evaluate import evaluate
+from .models import models
+from .train import train
+
+app = typer.Typer(
+    name="dynse",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Speech enhancement that prunes its own channels frame by frame.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dynse {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(enhance)
+app.command()(train)
+app.command()(evaluate)
+app.command()(models)
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, prog_name="dynse", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Abort:
+        return _say("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        # The reader has gone: nothing to tell anybody. Python would complain again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except DynseError as error:
+        return _say(str(error), 1)
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        return _say(f"{name}{error.strerror or error}", 1)
+    except Exception as error:
+        if {"-v", "--verbose"} & set(arguments):
+            traceback.print_exc()
+        return _say(f"internal error, {type(error).__name__}: {error} (-v shows where)", 1)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"dynse: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,164 @@
+"""`dynse evaluate`: how good a model is on pairs of clean and noisy recordings."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..models.evaluation import PairScore
+
+
+def evaluate(
+    clean: Annotated[Path, typer.Argument(help="Clean recording, or folder of them.")],
+    noisy: Annotated[Path, typer.Argument(help="Noisy recording, or folder, of the same names.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="A shipped model or a checkpoint.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="CSV with a column 'name', to group the files by.")
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option(help="Column of --table to group by; may be repeated.")
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option("-j", "--jobs", min=1, help="Worker processes. [default: all cores]")
+    ] = os.cpu_count() or 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Tracebacks of failures.")
+    ] = False,
+) -> None:
+    """Score a model: WB-PESQ, STOI, ESTOI, SI-SDR, utilisation, MMAC/s, real-time factor.
+
+    By file and mean. The reference and the noisy recording must be of one length.
+    """
+    from ..models.checkpoint import DEFAULT
+    from ..models.engine import load
+    from ..models.evaluation import find_pairs, score_pairs, summarise
+
+    name = model or DEFAULT
+    engine = load(name)
+    pairs = find_pairs(clean, noisy)
+    groups = _read_groups(table, by or [], [noisy_path.name for _, noisy_path in pairs])
+    scores = []
+    for number, score in enumerate(score_pairs(name, pairs, min(jobs, len(pairs))), 1):
+        scores.append(score)
+        if not quiet and sys.stderr.isatty():
+            print(f"\r{number}/{len(pairs)} files", end="", file=sys.stderr)
+    if not quiet and sys.stderr.isatty():
+        print(file=sys.stderr)
+    report: dict[str, Any] = {
+        "model": {"name": engine.name, "sha256": engine.sha256},
+        "mean": summarise(scores, engine),
+        "groups": {
+            column: {
+                value: summarise([s for s in scores if members.get(s.name) == value], engine)
+                for value in _order({members[s.name] for s in scores})
+            }
+            for column, members in groups.items()
+        },
+        "files": [_file(score) for score in scores],
+    }
+    if as_json:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(report)
+
+
+def _file(score: PairScore) -> dict[str, Any]:
+    return {
+        "name": score.name,
+        "duration_s": score.duration_s,
+        "noisy": score.noisy,
+        "enhanced": score.enhanced,
+        "utilisation": score.utilisation,
+        "rtf": score.rtf,
+    }
+
+
+def _read_groups(
+    table: Path | None, columns: list[str], names: list[str]
+) -> dict[str, dict[str, str]]:
+    if not columns:
+        return {}
+    if table is None:
+        raise typer.BadParameter("needs --table", param_hint="--by")
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = {row.get("name", ""): row for row in csv.DictReader(file)}
+    except OSError as error:
+        raise typer.BadParameter(f"{table}: {error.strerror}", param_hint="--table") from error
+    known = next(iter(rows.values()), {})
+    for column in ("name", *columns):
+        if column not in known:
+            raise typer.BadParameter(f"{table} has no column {column}", param_hint="--by")
+    missing = [name for name in names if name not in rows]
+    if missing:
+        raise typer.BadParameter(f"{table} has no row for {missing[0]}", param_hint="--table")
+    return {column: {name: rows[name][column] for name in names} for column in columns}
+
+
+def _order(values: set[str]) -> list[str]:
+    """Numbers by size, words by alphabet."""
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return sorted(values)
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(
+        title=f"{report['model']['name']}: enhanced, and gain over noisy",
+        box=box.SIMPLE,
+        padding=0,
+        collapse_padding=True,
+    )
+    columns = ("(files)", "WB-PESQ", "STOI", "ESTOI", "SI-SDR dB", "util.", "MMAC", "RTF")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "(files)" else "right", no_wrap=True)
+
+    def row(label: str, part: dict[str, Any]) -> None:
+        cells = []
+        for metric, digits in zip(part["gain"], (2, 3, 3, 1), strict=True):
+            value, gain = part["enhanced"][metric], part["gain"][metric]
+            cells.append("-" if gain is None else f"{value:.{digits}f} {gain:+.{digits}f}")
+        used = part["utilisation"]
+        table.add_row(
+            f"{label} ({part['files']})",
+            *cells,
+            "-" if used is None else f"{used:.2f}",
+            f"{part['mmac_per_s']:.1f}",
+            f"{part['rtf']:.3f}",
+        )
+
+    for column, groups in report["groups"].items():
+        for value, part in groups.items():
+            row(f"{column} {value}", part)
+        table.add_section()
+    row("mean", report["mean"])
+    console.print(table)
+    gates = report["mean"].get("gates")
+    if gates:
+        speech, silence = (
+            "-" if gates[name] is None else f"{gates[name]:.3f}"
+            for name in ("utilisation_speech", "utilisation_no_speech")
+        )
+        console.print(
+            f"{gates['dynamic']} of {gates['all']} gates with std > 0.1; blocks "
+            f"{gates['block_min']:.2f}..{gates['block_max']:.2f}; "
+            f"utilisation {speech} with speech, {silence} without",
+            highlight=False,
+        )

@@ -1,0 +1,1 @@
+"""Networks: the pruned enhancer, its training, its checkpoints, its cost."""

@@ -1,0 +1,437 @@
+"""Training of Conv-FSENet on mixtures made on the fly.
+
+The state file holds all that the next step depends on, and mixture number i is a function of the
+seed alone, so a killed run goes on as if it had not been killed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..audio.corpus import Corpus
+from ..audio.errors import DynseError
+from ..audio.mixing import MixConfig, Mixer, active_level
+from ..audio.stft import HOP, WINDOW
+from .checkpoint import load_network, save_network
+from .conv_fsenet import ConvFSENet, ConvFSENetConfig
+from .losses import (
+    LossConfig,
+    compressed_spectral_loss,
+    difficulty,
+    si_sdr_loss,
+    utilisation_loss,
+)
+
+
+class TrainingError(DynseError):
+    """A run that cannot start or go on."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """All that a run depends on beside its data."""
+
+    steps: int = 40_000
+    batch: int = 16
+    learning_rate: float = 2e-3
+    warmup: int = 500
+    final_learning_rate: float = 1e-5
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    target_utilisation: float = 0.25
+    anneal_from: float = 0.6
+    anneal_steps: int = 4_000
+    valid_every: int = 2_000
+    valid_mixtures: int = 96
+    bf16: bool = False
+    model: ConvFSENetConfig = field(default_factory=ConvFSENetConfig)
+    mix: MixConfig = field(default_factory=MixConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Batch number i: (B, n) noisy and clean, at unit active level of the clean speech."""
+
+    def __init__(self, mixer: Mixer, batch: int):
+        self.mixer, self.batch = mixer, batch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        noisy, clean = [], []
+        for i in range(index * self.batch, (index + 1) * self.batch):
+            mixture = self.mixer(i)
+            level = active_level(mixture.clean) or active_level(mixture.noisy) or 1.0
+            noisy.append(mixture.noisy / np.float32(level))
+            clean.append(mixture.clean / np.float32(level))
+        return torch.from_numpy(np.stack(noisy)), torch.from_numpy(np.stack(clean))
+
+
+def spectrum(x: Tensor) -> Tensor:
+    """The STFT of `audio.stft` on a batch of whole signals, in torch.
+
+    Parameters
+    ----------
+    x : (B, n) samples.
+
+    Returns
+    -------
+    Tensor
+        (B, ceil(n / 256) + 1, 257) complex.
+    """
+    frames = -(-x.shape[1] // HOP) + 1
+    padded = torch.nn.functional.pad(x, (HOP, frames * HOP - x.shape[1]))
+    window = torch.hann_window(WINDOW, device=x.device).sqrt()
+    return torch.fft.rfft(padded.unfold(1, WINDOW, HOP) * window)
+
+
+class Trainer:
+    """One training run in one folder.
+
+    Parameters
+    ----------
+    config : of the run.
+    train, valid : corpora.
+    out : folder for ``state.pt``, ``log.jsonl``, ``best.safetensors`` and ``last.safetensors``.
+    device : "cpu", "cuda", ... or "auto".
+    workers : processes that mix.
+    compiled : fuse the step with torch.compile, which needs a C++ compiler on a CPU.
+    start_from : checkpoint whose weights a new run starts from.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        train: Corpus,
+        valid: Corpus,
+        out: Path,
+        *,
+        device: str = "auto",
+        workers: int = 1,
+        compiled: bool = True,
+        start_from: str | Path | None = None,
+    ):
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.config, self.out, self.workers = config, out, workers
+        self.device = torch.device(device)
+        out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        if start_from is not None:
+            network = load_network(start_from)
+            if network.config != config.model:
+                raise TrainingError(f"{start_from}: its dimensions are not those of this run")
+        else:
+            network = ConvFSENet(config.model)
+        self.network = network.train().to(self.device)
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
+        decayed = [p for p in self.network.parameters() if p.ndim >= 2]
+        plain = [p for p in self.network.parameters() if p.ndim < 2]
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(0.9, 0.99),
+            foreach=True,
+        )
+        self.step, self.best = 0, -math.inf
+        self.seconds = 0.0
+        self._objective: Callable[..., tuple[Tensor, ...]] = self._losses
+        if compiled:
+            self._objective = torch.compile(self._losses)
+        self._mixer = Mixer(train, config.mix, config.seed)
+        self._validation = _validation_set(valid, config)
+        self._data = _describe(train, valid)
+        self._statistics: dict[str, float] = {}
+        if self.state_path.is_file():
+            self._resume()
+
+    @property
+    def state_path(self) -> Path:
+        """The file that a killed run goes on from."""
+        return self.out / "state.pt"
+
+    def run(
+        self, until: float | None = None, on_step: Callable[[int], None] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Train to the last step; yield the record of each validation.
+
+        Parameters
+        ----------
+        until : stop early, state saved, once `time.monotonic` passes this.
+        on_step : called with the number of steps done.
+        """
+        config = self.config
+        loader = DataLoader(
+            _Batches(self._mixer, config.batch),
+            batch_size=None,
+            sampler=range(self.step, config.steps),
+            num_workers=self.workers,
+            prefetch_factor=8 if self.workers else None,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_one_thread,
+        )
+        started = time.monotonic()
+        for noisy, clean in loader:
+            self._train_step(noisy.to(self.device), clean.to(self.device))
+            if on_step is not None:
+                on_step(self.step)
+            now = time.monotonic()
+            self.seconds, started = self.seconds + now - started, now
+            stop = until is not None and now >= until
+            if self.step % config.valid_every == 0 or self.step == config.steps or stop:
+                yield self._validate_and_save()
+                started = time.monotonic()
+            if stop:
+                break
+
+    def _schedule(self) -> tuple[float, float]:
+        """Learning rate and utilisation target of this step."""
+        config, step = self.config, self.step
+        progress = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        low = config.final_learning_rate
+        rate = low + (config.learning_rate - low) * cosine
+        annealed = min(1.0, step / max(1, config.anneal_steps))
+        target = config.anneal_from + annealed * (config.target_utilisation - config.anneal_from)
+        return rate * min(1.0, (step + 1) / config.warmup), target
+
+    def _losses(
+        self, features: Tensor, noisy: Tensor, clean: Tensor, target: Tensor
+    ) -> tuple[Tensor, ...]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
+            out = self.network.trunk(features, self.network.initial_state(len(features)))
+        loss = self.config.loss
+        estimate = out.mask[..., None] * noisy
+        spectral = compressed_spectral_loss(estimate, clean, loss.compression, loss.alpha)
+        si_sdr = si_sdr_loss(estimate, clean)
+        gates = out.gates.float()
+        utilisation = utilisation_loss(gates, target) if self.config.model.gated else 0 * spectral
+        total = (
+            loss.spectral_weight * spectral
+            + loss.si_sdr_weight * si_sdr
+            + loss.utilisation_weight * utilisation
+        )
+        return total, spectral, si_sdr, utilisation
+
+    def _train_step(self, noisy: Tensor, clean: Tensor) -> None:
+        rate, target_mean = self._schedule()
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        noisy_stft, clean_stft = spectrum(noisy), spectrum(clean)
+        features, _ = self.network.features(noisy_stft, self.network.initial_state(len(noisy_stft)))
+        # Unit RMS has a mean |X|^2 of sum(window^2) = 256: back to about 1.
+        noisy_ri, clean_ri = (torch.view_as_real(x) / 16 for x in (noisy_stft, clean_stft))
+        shape = difficulty(noisy_ri, clean_ri)
+        target = (shape * (target_mean / shape.mean())).clamp(max=0.95)
+        losses = self._objective(features, noisy_ri, clean_ri, target)
+        losses[0].backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+        if torch.isfinite(norm):
+            self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.step += 1
+        self._update_average()
+        names = ("total", "spectral", "si_sdr", "utilisation")
+        for name, value in zip(names, losses, strict=True):
+            old = self._statistics.get(name, value.item())
+            self._statistics[name] = old + 0.01 * (value.item() - old)
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        # A short memory first: the average must not carry the first steps for long.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for mean, value in (
+            (self.average.parameters(), self.network.parameters()),
+            (self.average.buffers(), self.network.buffers()),
+        ):
+            pairs = [(a, b) for a, b in zip(mean, value, strict=True) if a.is_floating_point()]
+            torch._foreach_lerp_([a for a, _ in pairs], [b for _, b in pairs], 1 - decay)
+
+    def _validate_and_save(self) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "step": self.step,
+            "hours": round(self.seconds / 3600, 3),
+            "learning_rate": self._schedule()[0],
+            "target_utilisation": self._schedule()[1],
+            "train": {name: round(value, 4) for name, value in self._statistics.items()},
+            "valid": validate(self.average, *self._validation),
+        }
+        scores = record["valid"]
+        header = {
+            "name": self.out.resolve().name,
+            "version": 1,
+            "sample_rate": self.network.sample_rate,
+            "stft": {"window": WINDOW, "hop": HOP, "shape": "sqrt-hann"},
+            "data": self._data,
+            "license": "not stated",
+            "training": {
+                "steps": self.step,
+                "hours_of_audio": round(
+                    self.step * self.config.batch * self.config.mix.seconds / 3600, 1
+                ),
+                "hours": record["hours"],
+                "config": _plain(self.config),
+            },
+            "scores": {"valid": scores},
+            "libraries": {"torch": torch.__version__, "numpy": np.__version__},
+        }
+        save_network(self.out / "last.safetensors", self.average, header)
+        # Both what the ear and what the waveform say, in proportion to their usual gains.
+        score = scores["pesq"] + scores["si_sdr_db"] / 10
+        if score > self.best:
+            self.best = score
+            save_network(self.out / "best.safetensors", self.average, header)
+        self._save_state()
+        with (self.out / "log.jsonl").open("a") as log:
+            log.write(json.dumps(record) + "\n")
+        return record
+
+    def _save_state(self) -> None:
+        state = {
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+            "statistics": self._statistics,
+            "config": _identity(self.config),
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        partial = self.state_path.with_suffix(".part")
+        torch.save(state, partial)
+        os.replace(partial, self.state_path)
+
+    def _resume(self) -> None:
+        state = torch.load(self.state_path, map_location=self.device, weights_only=True)
+        if state["config"] != _identity(self.config):
+            raise TrainingError(
+                f"{self.state_path}: belongs to a run with other settings; "
+                "give the same ones, or another --out"
+            )
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self._statistics = state["statistics"]
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"].cpu())
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return plain
+
+
+def _identity(config: TrainConfig) -> str:
+    """What a state file must agree with: all but how long to go and how often to look."""
+    free = ("steps", "valid_every", "valid_mixtures")
+    plain = {name: value for name, value in _plain(config).items() if name not in free}
+    return json.dumps(plain, sort_keys=True)
+
+
+def _describe(train: Corpus, valid: Corpus) -> dict[str, Any]:
+    speech, noise = train.seconds()
+    return {
+        "speech_hours": round(speech / 3600, 2),
+        "noise_hours": round(noise / 3600, 2),
+        "licenses": train.licenses,
+        "valid_speech_hours": round(valid.seconds()[0] / 3600, 2),
+    }
+
+
+_NO_EFFECTS: Any = {name: 0.0 for name in MixConfig.__dataclass_fields__ if name[:2] == "p_"}
+
+
+def _validation_set(valid: Corpus, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Fixed mixtures as they are met outside: noisy, clean (N, n) and SNR (N,) in dB."""
+    mix = MixConfig(
+        seconds=4.0,
+        snr_db=(-5.0, 20.0),
+        **_NO_EFFECTS,
+    )
+    mixer = Mixer(valid, mix, seed=20_000)
+    mixtures = [mixer(i) for i in range(config.valid_mixtures)]
+    return (
+        torch.from_numpy(np.stack([m.noisy for m in mixtures])),
+        torch.from_numpy(np.stack([m.clean for m in mixtures])),
+        torch.tensor([m.snr_db for m in mixtures]),
+    )
+
+
+@torch.no_grad()
+def validate(network: ConvFSENet, noisy: Tensor, clean: Tensor, snr_db: Tensor) -> dict[str, float]:
+    """Scores on fixed mixtures, mean over mixtures, of what the network makes of them.
+
+    ``si_sdr_db_over_snr_above_15`` is the SI-SDR of mixtures above 15 dB less their SNR: below 0
+    the network harms good recordings.
+
+    Gates: ``utilisation`` over all frames, in frames with and without speech; ``dynamic_gates``
+    counts those with a standard deviation above 0.1; ``block_min`` and ``block_max`` are the
+    extremes of the blocks' mean utilisations.
+    """
+    from ..audio.metrics import pesq_wb, si_sdr
+
+    device = next(network.parameters()).device
+    pesq, sdr, gates, present = [], [], [], []
+    for start in range(0, len(noisy), 8):
+        part = slice(start, start + 8)
+        x = spectrum(noisy[part].to(device))
+        out = network(x)
+        estimate = inverse(out.mask * x, noisy.shape[1]).cpu().numpy()
+        for e, c in zip(estimate, clean[part].numpy(), strict=True):
+            pesq.append(pesq_wb(c, e))
+            sdr.append(si_sdr(c, e))
+        gates.append(out.gates.cpu())
+        power = (spectrum(clean[part]).abs() ** 2).sum(-1)
+        present.append(power > power.amax(1, keepdim=True) * 1e-4)
+    scores = {
+        "pesq": float(np.mean(pesq)),
+        "si_sdr_db": float(np.mean(sdr)),
+        "si_sdr_db_over_snr_above_15": float(
+            np.mean((np.array(sdr) - snr_db.numpy())[snr_db.numpy() > 15])
+        ),
+    }
+    if network.config.gated:
+        g, p = torch.cat(gates), torch.cat(present)
+        frame = g.mean((2, 3))
+        low, high = snr_db < 2.5, snr_db > 12.5
+        scores |= {
+            "utilisation": float(frame.mean()),
+            "utilisation_speech": float(frame[p].mean()),
+            "utilisation_no_speech": float(frame[~p].mean()),
+            "utilisation_low_snr": float(frame[low].mean()),
+            "utilisation_high_snr": float(frame[high].mean()),
+            "dynamic_gates": int((g.flatten(0, 1).std(0) > 0.1).sum()),
+            "block_min": float(g.mean((0, 1, 3)).min()),
+            "block_max": float(g.mean((0, 1, 3)).max()),
+        }
+    return {name: round(value, 4) for name, value in scores.items()}
+
+
+def inverse(frames: Tensor, samples: int) -> Tensor:
+    """Overlap-add of `spectrum`: (B, L, 257) complex -> (B, samples)."""
+    window = torch.hann_window(WINDOW, device=frames.device).sqrt()
+    parts = torch.fft.irfft(frames, WINDOW) * window
+    halves = parts.unflatten(-1, (2, HOP))
+    hops = halves[:, 1:, 0] + halves[:, :-1, 1]
+    return hops.flatten(1)[:, :samples]

@@ -1,0 +1,1 @@
+"""The shipped checkpoints (data only)."""

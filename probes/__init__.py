@@ -1,0 +1,1 @@
+"""Probes: what the pruning masks tell about the recording."""

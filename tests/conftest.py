@@ -1,0 +1,82 @@
+"""A tiny network with lively gates, and signals, shared by all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dynse.models.checkpoint import read, save_network
+from dynse.models.conv_fsenet import ConvFSENet, ConvFSENetConfig
+
+TINY = ConvFSENetConfig(
+    bands=48, linear_bands=24, residual_channels=24, hidden_channels=40, stacks=2, gate_hidden=8
+)
+
+
+def lively(network: ConvFSENet, seed: int = 0) -> ConvFSENet:
+    """Give normalisations and gates random values, so that folding them wrongly would show."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(x: torch.Tensor) -> torch.Tensor:
+        return torch.randn(x.shape, generator=generator)
+
+    for name, value in network.state_dict().items():
+        if name.endswith("running_mean"):
+            value.copy_(0.3 * noise(value))
+        elif name.endswith("running_var"):
+            value.copy_(0.5 + noise(value) ** 2)
+        elif value.is_floating_point():
+            scale = value.std() if value.ndim > 1 else 0.3
+            value.copy_(scale * noise(value) + (value if value.ndim < 2 else 0))
+    for module in network.modules():
+        if isinstance(module, nn.Linear) and module.out_features == network.gate_shape[1]:
+            module.weight.data *= 2
+    return network.eval()
+
+
+@pytest.fixture(scope="session", name="lively")
+def lively_() -> Callable[..., ConvFSENet]:
+    return lively
+
+
+@pytest.fixture(scope="session")
+def network() -> ConvFSENet:
+    torch.manual_seed(0)
+    return lively(ConvFSENet(TINY))
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(network: ConvFSENet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    header = {
+        "name": "tiny",
+        "version": 1,
+        "sample_rate": 16000,
+        "license": "CC0",
+        "data": {"speech_hours": 0, "noise_hours": 0, "licenses": {}},
+        "scores": {"valid": {"utilisation": 0.5}},
+    }
+    save_network(path, network, header)
+    return path
+
+
+@pytest.fixture(scope="session")
+def engine(checkpoint_path: Path):
+    from dynse.models.engine import Engine
+
+    return Engine(read(checkpoint_path))
+
+
+@pytest.fixture(scope="session")
+def speechlike() -> np.ndarray:
+    """3 s of amplitude-modulated harmonics with pauses in noise: (48000,) float32."""
+    rng = np.random.default_rng(1)
+    t = np.arange(48000) / 16000
+    voice = sum(np.sin(2 * np.pi * 130 * k * t + k) / k for k in range(1, 20))
+    voice *= np.clip(np.sin(2 * np.pi * 1.3 * t), 0, 1) * (0.6 + 0.4 * np.sin(2 * np.pi * 5 * t))
+    return (0.1 * voice + 0.01 * rng.standard_normal(len(t))).astype(np.float32)

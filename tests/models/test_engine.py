@@ -1,0 +1,126 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dynse.audio.stft import analyse
+from dynse.models import engine as engine_module
+from dynse.models.checkpoint import CheckpointError, load_network, read, save_network
+from dynse.models.conv_fsenet import ConvFSENet, ConvFSENetConfig
+from dynse.models.engine import Engine
+
+KERNELS = [
+    pytest.param(
+        True,
+        marks=pytest.mark.skipif(
+            engine_module._engine is None, reason="installed without a C compiler"
+        ),
+    ),
+    False,
+]
+CONFIGS = [
+    ConvFSENetConfig(bands=257),
+    ConvFSENetConfig(),
+    ConvFSENetConfig(gated=False, hidden_channels=50),
+    ConvFSENetConfig(
+        bands=60, linear_bands=30, residual_channels=40, hidden_channels=56, gate_hidden=12
+    ),
+]
+
+
+@pytest.mark.parametrize("compiled", KERNELS)
+@pytest.mark.parametrize("config", CONFIGS, ids=["bins", "default", "static", "odd"])
+def test_agrees_with_the_torch_reference(tmp_path, speechlike, lively, config, compiled):
+    network = lively(ConvFSENet(config))
+    save_network(tmp_path / "net.safetensors", network, {"name": "net"})
+    checkpoint = read(tmp_path / "net.safetensors")
+    frames = analyse(speechlike)
+    frames[60:70] = 0
+    with torch.no_grad():
+        expected = load_network(checkpoint)(torch.from_numpy(frames)[None])
+    engine = Engine(checkpoint, compiled=compiled)
+    scores = np.empty((len(frames), *engine.gate_shape), np.float32)
+    mask, gates, _ = engine.step(frames, engine.initial_state(), scores if config.gated else None)
+    np.testing.assert_allclose(mask, expected.mask[0].numpy(), atol=1e-4)
+    if config.gated:
+        reference = expected.scores[0].numpy()
+        np.testing.assert_allclose(scores, reference, atol=1e-3)
+        clear = np.abs(reference) > 1e-4
+        np.testing.assert_array_equal(gates[clear], expected.gates[0].numpy()[clear])
+        assert 0.02 < gates.mean() < 0.98
+    else:
+        assert gates.shape == (len(frames), 9, 0)
+
+
+@pytest.mark.parametrize("compiled", KERNELS)
+def test_any_cut_gives_the_same_bits(checkpoint_path, speechlike, compiled):
+    engine = Engine(read(checkpoint_path), compiled=compiled)
+    frames = analyse(speechlike)
+    mask, gates, end = engine.step(frames, engine.initial_state())
+    for sizes in ([1] * len(frames), [3, 0, 50, 1, 100], [len(frames)]):
+        state = engine.initial_state()
+        parts = [
+            engine.step(part, state)[:2]
+            for part in np.split(frames, np.cumsum(sizes)[: len(sizes) - 1])
+        ]
+        assert np.array_equal(np.concatenate([m for m, _ in parts]), mask)
+        assert np.array_equal(np.concatenate([g for _, g in parts]), gates)
+        assert np.array_equal(state.memory, end.memory)
+
+
+def test_a_copied_state_goes_on_by_itself(engine, speechlike):
+    frames = analyse(speechlike)
+    state = engine.initial_state()
+    engine.step(frames[:20], state)
+    kept = state.copy()
+    first = engine.step(frames[20:], state)[0]
+    assert np.array_equal(engine.step(frames[20:], kept)[0], first)
+
+
+def test_all_open_runs_every_gate(checkpoint_path, speechlike):
+    engine = Engine(read(checkpoint_path), all_open=True)
+    _, gates, _ = engine.step(analyse(speechlike), engine.initial_state())
+    assert gates.min() == 1
+
+
+def test_weights_that_do_not_fit_are_refused(network, tmp_path):
+    from dataclasses import replace
+
+    from dynse.models.checkpoint import Checkpoint
+
+    save_network(tmp_path / "net.safetensors", network, {"name": "net"})
+    good = read(tmp_path / "net.safetensors")
+    extra = Checkpoint(good.header, {**good.tensors, "more": np.zeros(1)}, "", good.path)
+    with pytest.raises(CheckpointError, match="unknown tensors more"):
+        Engine(extra)
+    lost = {k: v for k, v in good.tensors.items() if k != "front.weight"}
+    with pytest.raises(CheckpointError, match=r"front\.weight"):
+        Engine(replace(good, tensors=lost))
+    with pytest.raises(CheckpointError, match="unknown architecture 'lstm'"):
+        Engine(replace(good, header={**good.header, "architecture": "lstm"}))
+
+
+@pytest.mark.skipif(engine_module._engine is None, reason="installed without a C compiler")
+def test_kernel_refuses_buffers_of_wrong_size(engine):
+    state = engine.initial_state()
+    state.memory = state.memory[:-1].copy()
+    with pytest.raises(ValueError, match="do not fit"):
+        engine.step(np.zeros((1, 257), np.complex64), state)
+
+
+def test_enhancing_imports_no_training_library(checkpoint_path, tmp_path, speechlike):
+    import soundfile
+
+    soundfile.write(tmp_path / "x.wav", speechlike, 16000)
+    code = (
+        "import sys\n"
+        "from dynse.cli.app import _run\n"
+        f"code = _run(['enhance', {str(tmp_path / 'x.wav')!r}, '--model', "
+        f"{str(checkpoint_path)!r}])\n"
+        "heavy = {'torch', 'librosa', 'sklearn', 'pyworld', 'scipy', 'numba'}\n"
+        "sys.exit(code or ' '.join(heavy & set(sys.modules)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

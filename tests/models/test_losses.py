@@ -1,0 +1,60 @@
+import math
+
+import pytest
+import torch
+
+from dynse.models.losses import (
+    compressed_spectral_loss,
+    difficulty,
+    si_sdr_loss,
+    utilisation_loss,
+)
+
+
+def ri(x: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(x)
+
+
+def test_compressed_loss_matches_its_formula():
+    torch.manual_seed(0)
+    s = torch.randn(2, 5, 9, dtype=torch.complex64)
+    e = torch.randn(2, 5, 9, dtype=torch.complex64)
+
+    def power(x):
+        return x.abs() ** 0.3 * torch.exp(1j * x.angle())
+
+    expected = (
+        0.3 * (power(s) - power(e)).abs() ** 2 + 0.7 * (s.abs() ** 0.3 - e.abs() ** 0.3) ** 2
+    ).mean()
+    torch.testing.assert_close(compressed_spectral_loss(ri(e), ri(s)), expected)
+    assert compressed_spectral_loss(ri(s), ri(s)) < 1e-6
+
+
+def test_si_sdr_loss_of_a_known_ratio_and_any_scale():
+    torch.manual_seed(0)
+    s, n = torch.randn(2, 1, 400, 40, dtype=torch.complex64)
+    n = n - (n * s.conj()).real.sum() / (s.abs() ** 2).sum() * s
+    n = n * (s.abs() ** 2).sum().sqrt() / (n.abs() ** 2).sum().sqrt() * 10 ** (-10 / 20)
+    loss = si_sdr_loss(ri(3 * (s + n)), ri(s), ceiling_db=200)
+    assert loss.item() == pytest.approx(-1.0, abs=0.02)
+    assert si_sdr_loss(ri(s), ri(s)).item() == pytest.approx(-3.0, abs=0.01)  # the ceiling
+    assert si_sdr_loss(ri(n), torch.zeros(1, 400, 40, 2)).item() == 0
+
+
+def test_difficulty_follows_speech_and_snr():
+    clean = torch.zeros(1, 300, 4, 2)
+    clean[:, 100:] = 1.0
+    noise = torch.zeros(1, 300, 4, 2)
+    noise[:, :200, :, 0] = 10.0  # about -17 dB
+    noise[:, 200:, :, 0] = 0.01  # 43 dB
+    shape = difficulty(clean + noise, clean)[0]
+    assert shape[50].item() == pytest.approx(0.06)
+    assert shape[150].item() == pytest.approx(0.55, abs=0.01)
+    assert shape[250].item() == pytest.approx(0.15, abs=0.01)
+
+
+def test_utilisation_loss_is_zero_on_target():
+    gates = torch.zeros(2, 10, 3, 8)
+    gates[..., :2] = 1
+    assert utilisation_loss(gates, torch.full((2, 10), 0.25)).item() == 0
+    assert math.isclose(utilisation_loss(gates, torch.full((2, 10), 0.5)).item(), 0.0625)

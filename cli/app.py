@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from .. import __version__
@@ -28,6 +27,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Speech enhancement that prunes its own channels frame by frame.",
 )
+
+
+# Newer typers carry a click of their own: take the base class from what typer raises.
+_ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def _version(wanted: bool) -> None:
@@ -62,12 +65,10 @@ def _run(arguments: list[str]) -> int:
         code = app(arguments, prog_name="dynse", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except click.exceptions.Abort:
-        return _say("interrupted", 130)
-    except click.ClickException as error:
+    except _ClickException as error:
         error.show()
-        return error.exit_code
-    except KeyboardInterrupt:
+        return int(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", 130)
     except BrokenPipeError:
         # The reader has gone: nothing to tell anybody. Python would complain again at its exit.

@@ -70,6 +70,12 @@ def enhance(
         str | None,
         typer.Option(metavar="FILE", help="Also write what was removed (one input)."),
     ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Also draw spectrograms and active channels (one input)."
+        ),
+    ] = None,
     channel_mode: Annotated[
         ChannelMode,
         typer.Option(help="One gain for all channels, one for each, or mix down to one."),
@@ -100,8 +106,11 @@ def enhance(
     input. Exit code 1 if any input failed; the others are done all the same.
     """
     jobs = plan(inputs, output, recursive, "_enhanced")
-    if residual is not None and len(jobs) > 1:
-        raise typer.BadParameter("takes one input", param_hint="--residual")
+    for option, value in (("--residual", residual), ("--plot", plot)):
+        if value is not None and len(jobs) > 1:
+            raise typer.BadParameter("takes one input", param_hint=option)
+    if plot is not None and "-" in (jobs[0].source, jobs[0].target):
+        raise typer.BadParameter("needs files, not pipes", param_hint="--plot")
     if residual is not None and any(
         os.path.realpath(residual) == os.path.realpath(place)
         for job in jobs
@@ -124,7 +133,14 @@ def enhance(
         try:
             with FileProgress(label, quiet) as progress:
                 done = enhance_file(
-                    engine, job, settings, residual, subtype, overwrite, progress.update
+                    engine,
+                    job,
+                    settings,
+                    residual=residual,
+                    subtype=subtype,
+                    plot=plot,
+                    overwrite=overwrite,
+                    on_progress=progress.update,
                 )
         except (DynseError, OSError, MemoryError) as error:
             if isinstance(error, BrokenPipeError):
@@ -182,8 +198,10 @@ def enhance_file(
     engine: Engine,
     job: Job,
     settings: Settings,
+    *,
     residual: str | None = None,
     subtype: str | None = None,
+    plot: str | None = None,
     overwrite: bool = False,
     on_progress: Callable[[int, int | None, int], None] | None = None,
 ) -> Done:
@@ -207,11 +225,18 @@ def enhance_file(
 
     started = time.perf_counter()
     opened = frames = 0
+    track: Any = None
+    if plot is not None:
+        from .plot import Decimator, plot_enhancement
+
+        track = Decimator()
 
     def listen(_: Any, gates: Any) -> None:
         nonlocal opened, frames
         opened += int(np.count_nonzero(gates))
         frames += len(gates)
+        if track is not None:
+            track.push(gates.reshape(len(gates), -1))
 
     with ExitStack() as stack:
         reader = stack.enter_context(open_reader(job.source))
@@ -265,11 +290,14 @@ def enhance_file(
                 target.discard()
             raise
         warnings += [warning.message for warning in reader.warnings]
+    took = time.perf_counter() - started
+    if plot is not None:
+        plot_enhancement(plot, job.source, job.target, track)
     gates = engine.gate_shape[0] * engine.gate_shape[1]
     return Done(
         job=job,
         sound_s=reader.frames_read / reader.sample_rate,
-        took_s=time.perf_counter() - started,
+        took_s=took,
         utilisation=opened / (frames * gates) if frames and gates else None,
         clipped=writer.clipped,
         warnings=tuple(dict.fromkeys(warnings)),

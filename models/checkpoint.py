@@ -27,8 +27,8 @@ FORMAT = "dynse.checkpoint/1"
 DEFAULT = "dynse-25"
 _SHIPPED_DIR = Path(__file__).parent / "weights"
 
-SHIPPED: dict[str, str] = {}
-"""Name of each shipped model -> sha256 of its file."""
+SHIPPED: dict[str, str] = json.loads((_SHIPPED_DIR / "shipped.json").read_text())
+"""Name of each shipped model -> sha256 of its file; `scripts/ship` adds to it."""
 
 
 class CheckpointError(DynseError):

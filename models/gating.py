@@ -3,10 +3,11 @@
 Sources: Miccini et al., "Scalable Speech Enhancement with Dynamic Channel Pruning", ICASSP 2025
 (the gating subnet), and "From Diet to Free Lunch" (section 2.2). Two things are ours:
 
-* The scores are batch-normalised before their bias, and the bias is bounded. A gate is then open
-  for between 2 % and 98 % of the training frames by construction, so a loss on the utilisation
-  cannot fall into static pruning, where most gates stick at all or nothing. It costs nothing at
-  inference, where the normalisation folds into the second layer.
+* The scores are batch-normalised before their bias, and the bias is bounded to two standard
+  deviations: a gate with normally distributed scores is open in between 2 % and 98 % of the
+  training frames. A loss on the utilisation then does not fall into static pruning, where most
+  gates stick at all or nothing. It costs nothing at inference, where the normalisation folds into
+  the second layer.
 * Pooling is done on the 16 hidden units instead of the 128 channels: both are linear, so the
   result is the same for an eighth of the additions and of the state.
 """
@@ -23,7 +24,7 @@ Estimator = Literal["fast_sigmoid", "straight_through", "gumbel"]
 ESTIMATORS: tuple[Estimator, ...] = ("fast_sigmoid", "straight_through", "gumbel")
 
 BIAS_LIMIT = 2.0
-"""Bound of a gate's bias, in standard deviations of its score: open 2.3 % to 97.7 % of the time."""
+"""Bound of a gate's bias, in standard deviations of its score."""
 
 
 class _FastSigmoid(torch.autograd.Function):

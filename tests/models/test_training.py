@@ -1,0 +1,147 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from dynse.audio.corpus import load_corpus
+from dynse.audio.mixing import MixConfig
+from dynse.models.checkpoint import read
+from dynse.models.conv_fsenet import ConvFSENetConfig
+from dynse.models.training import TrainConfig, Trainer, TrainingError
+
+MODEL = ConvFSENetConfig(
+    bands=32, linear_bands=16, residual_channels=16, hidden_channels=16, stacks=1, gate_hidden=4
+)
+
+
+def config(**changes):
+    values = {
+        "steps": 8,
+        "batch": 2,
+        "warmup": 2,
+        "anneal_steps": 4,
+        "valid_every": 4,
+        "valid_mixtures": 8,
+        "model": MODEL,
+        "mix": MixConfig(seconds=1.0),
+    }
+    return TrainConfig(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, speechlike):
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    speech, noise = [], []
+    for split in ("train", "valid"):
+        for i in range(2):
+            soundfile.write(root / f"s{split}{i}.wav", np.roll(speechlike, 999 * i), 16000)
+            speech.append({"path": f"s{split}{i}.wav", "split": split, "speaker": f"{split}{i}"})
+        soundfile.write(root / f"n{split}.wav", 0.1 * rng.standard_normal(64000), 16000)
+        noise.append({"path": f"n{split}.wav", "split": split, "category": "nature"})
+    for table, rows in (("speech.csv", speech), ("noise.csv", noise)):
+        with (root / table).open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    return root
+
+
+@pytest.fixture(scope="module")
+def corpora(data, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return [load_corpus(data, split, cache_dir=cache) for split in ("train", "valid")]
+
+
+def trainer(corpora, out, **changes):
+    return Trainer(config(**changes), *corpora, out, device="cpu", workers=0, compiled=False)
+
+
+def weights(path):
+    return read(path).tensors
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(corpora, tmp_path):
+    for _ in trainer(corpora, tmp_path / "whole").run():
+        pass
+    for _ in trainer(corpora, tmp_path / "killed").run():
+        break  # after the first validation, at step 4
+    later = trainer(corpora, tmp_path / "killed")
+    assert later.step == 4
+    assert [record["step"] for record in later.run()] == [8]
+    a, b = (
+        weights(tmp_path / "whole/last.safetensors"),
+        weights(tmp_path / "killed/last.safetensors"),
+    )
+    assert a.keys() == b.keys()
+    for name in a:
+        assert np.array_equal(a[name], b[name]), name
+
+
+def test_a_run_leaves_what_it_says(corpora, tmp_path):
+    records = list(trainer(corpora, tmp_path / "run").run())
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert lines == records
+    assert [record["step"] for record in records] == [4, 8]
+    header = read(tmp_path / "run/best.safetensors").header
+    assert header["dims"] == json.loads(json.dumps(MODEL.to_dict()))
+    assert header["training"]["steps"] in (4, 8)
+    assert header["data"]["licenses"] == {"not stated": ["user data"]}
+    assert not list((tmp_path / "run").glob("*.part"))
+
+
+def test_training_moves_towards_its_goals(corpora, tmp_path):
+    """Cleaner speech from fewer gates after a few dozen steps."""
+    names = [name for name in MixConfig.__dataclass_fields__ if name.startswith("p_")]
+    mix = MixConfig(seconds=1.0, snr_db=(0.0, 0.0), **dict.fromkeys(names, 0.0))
+    run = trainer(
+        corpora, tmp_path / "run", steps=80, valid_every=40, anneal_steps=10, batch=4, mix=mix,
+        learning_rate=1e-2,
+    )  # fmt: skip
+    first, second = list(run.run())
+    assert second["valid"]["si_sdr_db"] > first["valid"]["si_sdr_db"]
+    assert second["valid"]["utilisation"] < 0.45
+    assert second["valid"]["dynamic_gates"] > 0.9 * 16 * 3
+
+
+def test_other_settings_do_not_resume_but_more_steps_do(corpora, tmp_path):
+    for _ in trainer(corpora, tmp_path / "run", steps=4).run():
+        pass
+    with pytest.raises(TrainingError, match="other settings"):
+        trainer(corpora, tmp_path / "run", batch=3)
+    assert trainer(corpora, tmp_path / "run", steps=20).step == 4
+
+
+def test_starting_from_weights(corpora, tmp_path):
+    for _ in trainer(corpora, tmp_path / "run", steps=4).run():
+        pass
+    start = tmp_path / "run/last.safetensors"
+    fresh = Trainer(
+        config(), *corpora, tmp_path / "b", device="cpu", workers=0, compiled=False,
+        start_from=start,
+    )  # fmt: skip
+    assert torch.equal(fresh.network.front.weight, torch.from_numpy(weights(start)["front.weight"]))
+    with pytest.raises(TrainingError, match="dimensions"):
+        Trainer(
+            config(model=ConvFSENetConfig()), *corpora, tmp_path / "c", device="cpu", workers=0,
+            compiled=False, start_from=start,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("estimator", ["straight_through", "gumbel"])
+def test_other_estimators_train(corpora, tmp_path, estimator):
+    from dataclasses import replace
+
+    run = trainer(corpora, tmp_path, steps=4, model=replace(MODEL, estimator=estimator))
+    (record,) = run.run()
+    assert np.isfinite(record["train"]["total"])
+
+
+def test_static_network_trains(corpora, tmp_path):
+    from dataclasses import replace
+
+    (record,) = trainer(corpora, tmp_path, steps=4, model=replace(MODEL, gated=False)).run()
+    assert "utilisation" not in record["valid"]

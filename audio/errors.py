@@ -64,6 +64,12 @@ class NonFiniteError(AudioError):
     code = "non_finite"
 
 
+class ClippedError(AudioError):
+    """Samples beyond full scale do not fit the target, and clipping them was not allowed."""
+
+    code = "clipped"
+
+
 class UnwritableError(AudioError):
     """The target cannot be created, or writing to it failed."""
 

@@ -23,3 +23,9 @@ WRITABLE = {
 
 READABLE = frozenset([*WRITABLE, ".mp3", ".m4a", ".aac", ".wma"])
 """Suffixes of what is taken from a folder. A file named by hand is always tried."""
+
+LINEAR = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+"""Sample formats without loss, by rising precision."""
+
+SUBTYPES = (*LINEAR, "VORBIS", "OPUS")
+"""Sample formats that can be written."""

@@ -15,7 +15,7 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynse.audio import io as audio_io
+from dynse.audio import foreign, wav, writing
 from dynse.audio.errors import (
     AudioError,
     DynseError,
@@ -362,7 +362,7 @@ def test_formats_that_are_not_taken(tmp_path):
 
 
 def test_without_ffmpeg_the_text_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio_io.shutil, "which", lambda _: None)
+    monkeypatch.setattr(foreign.shutil, "which", lambda _: None)
     (tmp_path / "a.m4a").write_bytes(bytes(1000))
     fails(UnsupportedError, "install ffmpeg", tmp_path / "a.m4a")
 
@@ -510,7 +510,8 @@ def test_closed_pipe_is_left_to_the_caller():
 
 def test_long_wav_becomes_rf64(tmp_path, monkeypatch):
     x = noise(3000).astype(np.float32)
-    monkeypatch.setattr(audio_io, "_MAX_RIFF", 1000)
+    for module in (wav, writing):
+        monkeypatch.setattr(module, "MAX_RIFF", 1000)
     path = wav_file(tmp_path / "a.wav", x, "FLOAT")
     assert path.read_bytes()[:4] == b"RF64"
     y, reader = read(path)
@@ -595,6 +596,6 @@ def test_containers(tmp_path):
 
 def test_errors_have_codes():
     kinds = AudioError.__subclasses__()
-    assert len({kind.code for kind in kinds}) == len(kinds) == 5
+    assert len({kind.code for kind in kinds}) == len(kinds) == 6
     assert all(kind.__doc__ and kind.__doc__.count("\n") == 0 for kind in kinds)
     assert str(AudioError("two\n lines", "p")) == "p: two lines"

@@ -107,14 +107,14 @@ def plot_enhancement(picture: str, before: str, after: str, gates: Decimator) ->
         axis.set_ylabel("kHz")
         axis.set_title(Path(path).name, fontsize=10)
     figure.colorbar(drawn, ax=list(axes[:2]), label="dB")
-    image = gates.image()
+    opened = gates.image()
     axes[2].imshow(
-        image, aspect="auto", cmap="Greys", vmin=0, vmax=1, interpolation="nearest",
-        extent=(0, image.shape[1] * gates.seconds_a_column, len(image), 0),
+        opened, aspect="auto", cmap="Greys", vmin=0, vmax=1, interpolation="nearest",
+        extent=(0, opened.shape[1] * gates.seconds_a_column, len(opened), 0),
     )  # fmt: skip
     axes[2].set_ylabel("gate")
     axes[2].set_xlabel("s")
-    axes[2].set_title(f"open gates (black), mean utilisation {image.mean():.2f}", fontsize=10)
+    axes[2].set_title(f"open gates (black), mean utilisation {opened.mean():.2f}", fontsize=10)
     try:
         figure.savefig(picture, dpi=110)
     except (OSError, ValueError) as error:

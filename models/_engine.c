@@ -1,9 +1,11 @@
 /* Inference of a gated Conv-FSENet that never touches what the gates switch off.
  *
- * One frame at a time, one thread, no allocation. Every output is accumulated in an order that
- * does not depend on how many frames a call brings, so any way of cutting a recording gives the
- * same bits. Weight rows of a closed channel are not read: the first 1x1 convolution is a list of
- * dot products, the second a list of scaled additions, over the open channels only.
+ * One thread, no allocation. Weight rows of a closed channel are not read: the first 1x1
+ * convolution is a list of dot products, the second a list of scaled additions, over the open
+ * channels only. What costs time is reading weights, so where a call brings four frames or more
+ * they share the reading: a tile of four runs over the union of their open channels, which is
+ * little more than one frame's, as gates change slowly. Every output is accumulated in the same
+ * order in a tile and alone, so any way of cutting a recording gives the same bits.
  *
  * Vectors are GCC/Clang vector extensions, 16 floats wide, lowered to whatever the machine has;
  * on x86-64 with GCC the step is cloned for AVX-512 and AVX2. engine.py packs the buffers and
@@ -16,10 +18,12 @@
 #include <string.h>
 
 #define LANES 16
+#define TILE 4 /* frames; also the number of vectors that totals() sums at once */
 #define MAX_CHANNELS 1024
 #define MAX_BANDS 512
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
+typedef float quad __attribute__((vector_size(16)));
 typedef int32_t bits __attribute__((vector_size(4 * LANES), aligned(4)));
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
@@ -27,6 +31,7 @@ typedef int32_t bits __attribute__((vector_size(4 * LANES), aligned(4)));
 #else
 #define CLONES
 #endif
+#define INLINE static inline __attribute__((always_inline))
 
 typedef struct {
     int32_t bins, bands, residual, hidden, gate_hidden, blocks, gated;
@@ -56,143 +61,184 @@ static inline vec prelu(vec x, vec slope) {
     bits positive = x > (vec){0};
     return (vec)((positive & (bits)x) | (~positive & (bits)(slope * x)));
 }
-static inline float total(vec v) {
-    float s[LANES];
-    store(s, v);
-    for (int width = LANES / 2; width; width /= 2)
-        for (int i = 0; i < width; i++) s[i] += s[i + width];
-    return s[0];
+static inline quad quarter(const vec *v) {
+    quad q[4];
+    memcpy(q, v, sizeof q);
+    return (q[0] + q[1]) + (q[2] + q[3]);
+}
+/* Sums over the lanes of four vectors: a 4 x 4 transposition instead of four reductions. */
+static inline quad totals(vec a, vec b, vec c, vec d) {
+    quad p = quarter(&a), q = quarter(&b), r = quarter(&c), s = quarter(&d);
+    quad pq0 = {p[0], q[0], p[1], q[1]}, pq1 = {p[2], q[2], p[3], q[3]};
+    quad rs0 = {r[0], s[0], r[1], s[1]}, rs1 = {r[2], s[2], r[3], s[3]};
+    quad x = pq0 + pq1, y = rs0 + rs1; /* p0+p2 q0+q2 p1+p3 q1+q3 */
+    return (quad){x[0], x[1], y[0], y[1]} + (quad){x[2], x[3], y[2], y[3]};
 }
 
-/* y[0..width) += sum_i x[i] * rows[i][0..width), in the order of i. */
-static inline void dense(float *y, const float *x, const float *rows, int n, int width) {
+/* y[t][0..width) += sum_i x[t][i] * rows[i][0..width) for T frames, always in the same order. */
+INLINE void dense(const int T, float *y, int y_step, const float *x, int x_step,
+                  const float *rows, int n, int width) {
     int at = 0;
     for (; at + 4 * LANES <= width; at += 4 * LANES) {
-        vec a = load(y + at), b = load(y + at + LANES);
-        vec c = load(y + at + 2 * LANES), d = load(y + at + 3 * LANES);
-        for (int i = 0; i < n; i++) {
-            const float *row = rows + (size_t)i * width + at;
-            vec s = splat(x[i]);
-            a += s * load(row);
-            b += s * load(row + LANES);
-            c += s * load(row + 2 * LANES);
-            d += s * load(row + 3 * LANES);
+        vec sum[TILE][4];
+        for (int t = 0; t < T; t++)
+            for (int j = 0; j < 4; j++) sum[t][j] = load(y + t * y_step + at + j * LANES);
+        const float *row = rows + at;
+        for (int i = 0; i < n; i++, row += width) {
+            vec a = load(row), b = load(row + LANES);
+            vec c = load(row + 2 * LANES), d = load(row + 3 * LANES);
+            for (int t = 0; t < T; t++) {
+                vec s = splat(x[t * x_step + i]);
+                sum[t][0] += s * a;
+                sum[t][1] += s * b;
+                sum[t][2] += s * c;
+                sum[t][3] += s * d;
+            }
         }
-        store(y + at, a);
-        store(y + at + LANES, b);
-        store(y + at + 2 * LANES, c);
-        store(y + at + 3 * LANES, d);
+        for (int t = 0; t < T; t++)
+            for (int j = 0; j < 4; j++) store(y + t * y_step + at + j * LANES, sum[t][j]);
     }
-    for (; at < width; at += LANES) {
-        vec a = load(y + at);
-        for (int i = 0; i < n; i++) a += splat(x[i]) * load(rows + (size_t)i * width + at);
-        store(y + at, a);
+    for (; at < width; at += LANES) { /* four chains, as one would wait for itself */
+        vec sum[TILE][4];
+        for (int t = 0; t < T; t++) {
+            sum[t][0] = load(y + t * y_step + at);
+            sum[t][1] = sum[t][2] = sum[t][3] = (vec){0};
+        }
+        const float *row = rows + at;
+        int i = 0;
+        for (; i + 4 <= n; i += 4, row += 4 * (size_t)width) {
+            for (int j = 0; j < 4; j++) {
+                vec v = load(row + j * (size_t)width);
+                for (int t = 0; t < T; t++) sum[t][j] += splat(x[t * x_step + i + j]) * v;
+            }
+        }
+        for (; i < n; i++, row += width)
+            for (int t = 0; t < T; t++) sum[t][0] += splat(x[t * x_step + i]) * load(row);
+        for (int t = 0; t < T; t++)
+            store(y + t * y_step + at, (sum[t][0] + sum[t][1]) + (sum[t][2] + sum[t][3]));
     }
 }
 
-CLONES static void run_block(const Shape *s, const Block *w, int dilation, int64_t clock,
-                             float *pooling, float *history, float *x, uint8_t *gates,
-                             float *scores, int force_open) {
+/* One block for T frames. `x` is [T][MAX_CHANNELS]; gates and scores are those of the first of
+ * them, `step` apart. Rings hold 2 * dilation + TILE frames: the past, and the tile. */
+INLINE void run_block(const int T, const Shape *s, const Block *w, int dilation, int64_t clock,
+                      float *pooling, float *history, float *x, uint8_t *gates, float *scores,
+                      size_t step, int force_open) {
     const int R = s->residual, C = s->hidden, H = s->gate_hidden;
-    const int slots = 2 * dilation + 1, now = (int)(clock % slots);
-    float h[MAX_CHANNELS];
+    const int ring = 2 * dilation + TILE, window = 2 * dilation + 1;
+    const int now = (int)(clock % ring);
+    float h[TILE * MAX_CHANNELS];
     int open[MAX_CHANNELS], n = 0;
+    float *slot[TILE];
+    const float *past[TILE], *far[TILE];
+    for (int t = 0; t < T; t++) {
+        slot[t] = history + (size_t)((now + t) % ring) * C;
+        past[t] = history + (size_t)((now + t + ring - dilation) % ring) * C;
+        far[t] = history + (size_t)((now + t + ring - 2 * dilation) % ring) * C;
+    }
 
     if (s->gated) {
-        float units[MAX_CHANNELS], *slot = pooling + (size_t)now * H;
-        memset(slot, 0, sizeof(float) * H);
-        dense(slot, x, w->squeeze, R, H);
-        for (int at = 0; at < H; at += LANES) {
-            vec sum = {0};
-            for (int k = 1; k <= slots; k++) /* oldest first */
-                sum += load(pooling + (size_t)((now + k) % slots) * H + at);
-            vec u = sum / splat((float)slots) + load(w->hidden_bias + at);
-            store(units + at, prelu(u, (vec){0}));
+        float units[TILE * MAX_CHANNELS];
+        memset(units, 0, sizeof(float) * T * H);
+        dense(T, units, H, x, MAX_CHANNELS, w->squeeze, R, H);
+        for (int t = 0; t < T; t++)
+            memcpy(pooling + (size_t)((now + t) % ring) * H, units + t * H, sizeof(float) * H);
+        const vec share = splat(1 / (float)window);
+        for (int t = 0; t < T; t++) {
+            for (int at = 0; at < H; at += LANES) {
+                vec sum = {0};
+                int k = (now + t + ring - window + 1) % ring; /* oldest first */
+                for (int i = 0; i < window; i++) {
+                    sum += load(pooling + (size_t)k * H + at);
+                    k = k + 1 == ring ? 0 : k + 1;
+                }
+                store(units + t * H + at,
+                      prelu(sum * share + load(w->hidden_bias + at), (vec){0}));
+            }
         }
-        float score[MAX_CHANNELS];
-        memcpy(score, w->score_bias, sizeof(float) * C);
-        dense(score, units, w->expand, H, C);
-        if (force_open) {
-            for (int c = 0; c < C; c++) gates[c] = 1;
-        } else {
-            for (int c = 0; c < C; c++) gates[c] = score[c] > 0;
+        float score[TILE * MAX_CHANNELS];
+        for (int t = 0; t < T; t++) memcpy(score + t * C, w->score_bias, sizeof(float) * C);
+        dense(T, score, C, units, H, w->expand, H, C);
+        for (int t = 0; t < T; t++) {
+            for (int c = 0; c < C; c++) gates[t * step + c] = (score[t * C + c] > 0) | force_open;
+            if (scores) memcpy(scores + t * step, score + t * C, sizeof(float) * C);
         }
-        for (int c = 0; c < C; c++) {
+        for (int c = 0; c < C; c++) { /* open in any frame of the tile */
+            int any = 0;
+            for (int t = 0; t < T; t++) any |= gates[t * step + c];
             open[n] = c;
-            n += gates[c];
+            n += any;
         }
-        if (scores) memcpy(scores, score, sizeof(float) * C);
     } else {
         for (n = 0; n < C; n++) open[n] = n;
     }
 
-    /* First 1x1 convolution, open channels only; four share the loads of x. */
-    float *slot = history + (size_t)now * C;
-    memset(slot, 0, sizeof(float) * C);
-    int k = 0;
-    for (; k + 4 <= n; k += 4) {
-        const float *w0 = w->inward + (size_t)open[k] * R, *w1 = w->inward + (size_t)open[k + 1] * R;
-        const float *w2 = w->inward + (size_t)open[k + 2] * R, *w3 = w->inward + (size_t)open[k + 3] * R;
-        vec a = {0}, b = {0}, c = {0}, d = {0};
+    /* First 1x1 convolution: a row of weights is read once for the tile. */
+    for (int t = 0; t < T; t++) memset(slot[t], 0, sizeof(float) * C);
+    for (int k = 0; k < n; k++) {
+        const int c = open[k];
+        const float *row = w->inward + (size_t)c * R;
+        vec sum[TILE] = {{0}};
         for (int at = 0; at < R; at += LANES) {
-            vec v = load(x + at);
-            a += v * load(w0 + at);
-            b += v * load(w1 + at);
-            c += v * load(w2 + at);
-            d += v * load(w3 + at);
+            vec v = load(row + at);
+            for (int t = 0; t < T; t++) sum[t] += v * load(x + t * MAX_CHANNELS + at);
         }
-        slot[open[k]] = total(a);
-        slot[open[k + 1]] = total(b);
-        slot[open[k + 2]] = total(c);
-        slot[open[k + 3]] = total(d);
-    }
-    for (; k < n; k++) {
-        const float *row = w->inward + (size_t)open[k] * R;
-        vec a = {0};
-        for (int at = 0; at < R; at += LANES) a += load(x + at) * load(row + at);
-        slot[open[k]] = total(a);
-    }
-    for (k = 0; k < n; k++) {
-        int c = open[k];
-        float v = slot[c] + w->inward_bias[c];
-        slot[c] = v > 0 ? v : w->inward_slope[c] * v;
+        quad all = totals(sum[0], sum[1], sum[2], sum[3]);
+        for (int t = 0; t < T; t++) {
+            float v = all[t] + w->inward_bias[c];
+            v = v > 0 ? v : w->inward_slope[c] * v;
+            slot[t][c] = !s->gated || gates[t * step + c] ? v : 0;
+        }
     }
 
     /* Depthwise convolution: three taps, cheaper for all channels than for a list of them. */
-    const float *past = history + (size_t)((now + slots - dilation) % slots) * C;
-    const float *far = history + (size_t)((now + slots - 2 * dilation) % slots) * C;
-    for (int at = 0; at < C; at += LANES) {
-        vec v = load(far + at) * load(w->depthwise + at);
-        v += load(past + at) * load(w->depthwise + C + at);
-        v += load(slot + at) * load(w->depthwise + 2 * C + at);
-        store(h + at, prelu(v + load(w->depthwise_bias + at), load(w->depthwise_slope + at)));
+    for (int t = 0; t < T; t++) {
+        for (int at = 0; at < C; at += LANES) {
+            vec v = load(far[t] + at) * load(w->depthwise + at);
+            v += load(past[t] + at) * load(w->depthwise + C + at);
+            v += load(slot[t] + at) * load(w->depthwise + 2 * C + at);
+            v = prelu(v + load(w->depthwise_bias + at), load(w->depthwise_slope + at));
+            store(h + t * C + at, v);
+        }
     }
 
-    /* Second 1x1 convolution: add the open channels' columns to the residual. */
+    /* Second 1x1 convolution: columns of the open channels, times zero where a frame of the tile
+     * has one closed, which changes no sum. */
+    if (s->gated)
+        for (int t = 0; t < T; t++)
+            for (int k = 0; k < n; k++)
+                if (!gates[t * step + open[k]]) h[t * C + open[k]] = 0;
     for (int at = 0; at < R; at += 4 * LANES) {
-        int wide = R - at < 4 * LANES ? (R - at) / LANES : 4;
-        vec sum[4];
-        for (int i = 0; i < wide; i++) sum[i] = load(w->outward_bias + at + i * LANES);
+        const int wide = R - at < 4 * LANES ? (R - at) / LANES : 4;
+        vec sum[TILE][4];
+        for (int t = 0; t < T; t++)
+            for (int j = 0; j < 4; j++)
+                sum[t][j] = j < wide ? load(w->outward_bias + at + j * LANES) : (vec){0};
         if (wide == 4) {
-            vec a = sum[0], b = sum[1], c = sum[2], d = sum[3];
-            for (int j = 0; j < n; j++) {
-                const float *row = w->outward + (size_t)open[j] * R + at;
-                vec v = splat(h[open[j]]);
-                a += v * load(row);
-                b += v * load(row + LANES);
-                c += v * load(row + 2 * LANES);
-                d += v * load(row + 3 * LANES);
+            for (int k = 0; k < n; k++) {
+                const float *row = w->outward + (size_t)open[k] * R + at;
+                vec a = load(row), b = load(row + LANES);
+                vec c = load(row + 2 * LANES), d = load(row + 3 * LANES);
+                for (int t = 0; t < T; t++) {
+                    vec v = splat(h[t * C + open[k]]);
+                    sum[t][0] += v * a;
+                    sum[t][1] += v * b;
+                    sum[t][2] += v * c;
+                    sum[t][3] += v * d;
+                }
             }
-            sum[0] = a, sum[1] = b, sum[2] = c, sum[3] = d;
         } else {
-            for (int i = 0; i < wide; i++)
-                for (int j = 0; j < n; j++)
-                    sum[i] += splat(h[open[j]]) * load(w->outward + (size_t)open[j] * R + at + i * LANES);
+            for (int k = 0; k < n; k++)
+                for (int j = 0; j < wide; j++)
+                    for (int t = 0; t < T; t++)
+                        sum[t][j] += splat(h[t * C + open[k]]) *
+                                     load(w->outward + (size_t)open[k] * R + at + j * LANES);
         }
-        for (int i = 0; i < wide; i++) {
-            float *p = x + at + i * LANES;
-            store(p, load(p) + sum[i]);
-        }
+        for (int t = 0; t < T; t++)
+            for (int j = 0; j < wide; j++) {
+                float *p = x + t * MAX_CHANNELS + at + j * LANES;
+                store(p, load(p) + sum[t][j]);
+            }
     }
 }
 
@@ -202,53 +248,63 @@ static const float *take(const float **at, size_t n) {
     return here;
 }
 
-/* One frame. `state` is [heard, level, floor[bands], per block pooling and history]. */
-CLONES static void run_frame(const Shape *s, const float *weights, float *state, int64_t clock,
-                             const float *spectrum, float *mask, uint8_t *gates, float *scores,
-                             int force_open) {
+/* T frames. `state` is [heard, level, floor[bands], per block pooling and history]. */
+INLINE void run_frames(const int T, const Shape *s, const float *weights, float *state,
+                       int64_t clock, const float *spectrum, float *mask, uint8_t *gates,
+                       float *scores, int force_open) {
     const int b = s->bands, R = s->residual, C = s->hidden, H = s->gate_hidden;
     const float *at = weights;
     const float *share = take(&at, s->bins); /* of a bin that goes to the band on its right */
     const float *inverse_sum = take(&at, b); /* 0 for padding bands */
     const float *used = take(&at, b);        /* weight of a band in the level: 1/n or 0 */
     const float *constants = take(&at, LANES);
-    const float exponent = constants[0], slow = constants[1], rise = constants[2], fall = constants[3];
-    float in[2 * MAX_BANDS], x[MAX_CHANNELS], *floor_ = state + 2;
+    const float exponent = constants[0], slow = constants[1];
+    const float rise = constants[2], fall = constants[3];
+    float in[TILE * 2 * MAX_BANDS], x[TILE * MAX_CHANNELS], *floor_ = state + 2;
 
-    float power[MAX_BANDS + 1];
-    memset(power, 0, sizeof(float) * (b + 1));
-    for (int f = 0; f < s->bins; f++) {
-        float re = spectrum[2 * f], im = spectrum[2 * f + 1], p = re * re + im * im;
-        power[s->left[f]] += (1 - share[f]) * p;
-        power[s->left[f] + 1] += share[f] * p;
-    }
-    float mean = 0;
-    for (int i = 0; i < b; i++) {
-        float p = power[i] * inverse_sum[i];
-        in[i] = p > 0 ? powf(p, exponent) : 0.0f;
-        mean += in[i] * used[i];
-    }
-    if (mean > 0) { /* digital silence leaves the level and the floor alone */
-        state[0] += 1;
-        float rate = 1 / state[0];
-        state[1] += (rate > slow ? rate : slow) * (mean - state[1]);
+    for (int t = 0; t < T; t++) {
+        float *compressed = in + t * 2 * b, power[MAX_BANDS + 1];
+        memset(power, 0, sizeof(float) * (b + 1));
+        for (int f = 0; f < s->bins; f++) {
+            const float *bin = spectrum + 2 * ((size_t)t * s->bins + f);
+            float p = bin[0] * bin[0] + bin[1] * bin[1];
+            power[s->left[f]] += (1 - share[f]) * p;
+            power[s->left[f] + 1] += share[f] * p;
+        }
+        float mean = 0;
         for (int i = 0; i < b; i++) {
-            float c = in[i], r = state[0] <= 1 ? 1.0f : c < floor_[i] ? fall : rise;
-            floor_[i] += r * (c - floor_[i]);
+            float p = power[i] * inverse_sum[i];
+            compressed[i] = p > 0 ? powf(p, exponent) : 0.0f;
+            mean += compressed[i] * used[i];
+        }
+        if (mean > 0) { /* digital silence leaves the level and the floor alone */
+            state[0] += 1;
+            float rate = 1 / state[0];
+            state[1] += (rate > slow ? rate : slow) * (mean - state[1]);
+            for (int i = 0; i < b; i++) {
+                float c = compressed[i];
+                float r = state[0] <= 1 ? 1.0f : c < floor_[i] ? fall : rise;
+                floor_[i] += r * (c - floor_[i]);
+            }
+        }
+        const float level = state[1] > 0 ? state[1] : 1.0f;
+        for (int i = 0; i < b; i++) {
+            compressed[b + i] = floor_[i] / level;
+            compressed[i] /= level;
         }
     }
-    const float level = state[1] > 0 ? state[1] : 1.0f;
-    for (int i = 0; i < b; i++) {
-        in[b + i] = floor_[i] / level;
-        in[i] /= level;
-    }
 
-    const float *front = take(&at, (size_t)2 * b * R);
-    memcpy(x, take(&at, R), sizeof(float) * R);
+    const float *front = take(&at, (size_t)2 * b * R), *front_bias = take(&at, R);
     const float *slope = take(&at, R);
-    dense(x, in, front, 2 * b, R);
-    for (int i = 0; i < R; i += LANES) store(x + i, prelu(load(x + i), load(slope + i)));
+    for (int t = 0; t < T; t++) memcpy(x + t * MAX_CHANNELS, front_bias, sizeof(float) * R);
+    dense(T, x, MAX_CHANNELS, in, 2 * b, front, 2 * b, R);
+    for (int t = 0; t < T; t++)
+        for (int i = 0; i < R; i += LANES) {
+            float *p = x + t * MAX_CHANNELS + i;
+            store(p, prelu(load(p), load(slope + i)));
+        }
 
+    const size_t step = s->gated ? (size_t)s->blocks * C : 0;
     float *memory = state + 2 + b;
     for (int i = 0; i < s->blocks; i++) {
         Block w;
@@ -264,21 +320,36 @@ CLONES static void run_frame(const Shape *s, const float *weights, float *state,
         w.depthwise_slope = take(&at, C);
         w.outward = take(&at, (size_t)C * R);
         w.outward_bias = take(&at, R);
-        const int slots = 2 * s->dilations[i] + 1;
-        float *pooling = memory, *history = memory + (size_t)slots * H;
-        memory = history + (size_t)slots * C;
-        run_block(s, &w, s->dilations[i], clock, pooling, history, x,
+        const size_t ring = 2 * (size_t)s->dilations[i] + TILE;
+        float *pooling = memory, *history = memory + ring * H;
+        memory = history + ring * C;
+        run_block(T, s, &w, s->dilations[i], clock, pooling, history, x,
                   gates + (s->gated ? (size_t)i * C : 0), scores ? scores + (size_t)i * C : NULL,
-                  force_open);
+                  step, force_open);
     }
 
-    float band_mask[MAX_BANDS + 1];
-    memcpy(band_mask, take(&at, b), sizeof(float) * b);
-    dense(band_mask, x, take(&at, (size_t)R * b), R, b);
-    for (int i = 0; i < b; i++) band_mask[i] = 1 / (1 + expf(-band_mask[i]));
-    band_mask[b] = 0;
-    for (int f = 0; f < s->bins; f++)
-        mask[f] = (1 - share[f]) * band_mask[s->left[f]] + share[f] * band_mask[s->left[f] + 1];
+    float band_mask[TILE * MAX_BANDS];
+    const float *back_bias = take(&at, b);
+    for (int t = 0; t < T; t++) memcpy(band_mask + t * b, back_bias, sizeof(float) * b);
+    dense(T, band_mask, b, x, MAX_CHANNELS, take(&at, (size_t)R * b), R, b);
+    for (int t = 0; t < T; t++) {
+        float m[MAX_BANDS + 1];
+        for (int i = 0; i < b; i++) m[i] = 1 / (1 + expf(-band_mask[t * b + i]));
+        m[b] = 0;
+        float *out = mask + (size_t)t * s->bins;
+        for (int f = 0; f < s->bins; f++)
+            out[f] = (1 - share[f]) * m[s->left[f]] + share[f] * m[s->left[f] + 1];
+    }
+}
+
+#define ARGUMENTS                                                                                  \
+    const Shape *s, const float *weights, float *state, int64_t clock, const float *spectrum,      \
+        float *mask, uint8_t *gates, float *scores, int force_open
+CLONES static void run_one(ARGUMENTS) {
+    run_frames(1, s, weights, state, clock, spectrum, mask, gates, scores, force_open);
+}
+CLONES static void run_tile(ARGUMENTS) {
+    run_frames(TILE, s, weights, state, clock, spectrum, mask, gates, scores, force_open);
 }
 
 static size_t weight_count(const Shape *s) {
@@ -309,7 +380,7 @@ static int read_shape(Shape *s, const int32_t *ints, size_t count) {
 static size_t state_count(const Shape *s) {
     size_t n = 2 + s->bands;
     for (int i = 0; i < s->blocks; i++)
-        n += (size_t)(2 * s->dilations[i] + 1) * (s->hidden + s->gate_hidden);
+        n += (2 * (size_t)s->dilations[i] + TILE) * (s->hidden + s->gate_hidden);
     return n;
 }
 
@@ -340,11 +411,16 @@ static PyObject *step(PyObject *self, PyObject *args) {
              (!scores.buf || (size_t)scores.len == frames * channels * 4);
         if (ok) {
             Py_BEGIN_ALLOW_THREADS
-            for (size_t l = 0; l < frames; l++)
-                run_frame(&s, weights.buf, state.buf, (*(int64_t *)clock.buf)++,
-                          (const float *)spectrum.buf + l * s.bins * 2,
-                          (float *)mask.buf + l * s.bins, (uint8_t *)gates.buf + l * channels,
-                          scores.buf ? (float *)scores.buf + l * channels : NULL, force_open);
+            int64_t *now = clock.buf;
+            for (size_t l = 0; l < frames;) {
+                const int tile = l + TILE <= frames;
+                (tile ? run_tile : run_one)(
+                    &s, weights.buf, state.buf, *now, (const float *)spectrum.buf + l * s.bins * 2,
+                    (float *)mask.buf + l * s.bins, (uint8_t *)gates.buf + l * channels,
+                    scores.buf ? (float *)scores.buf + l * channels : NULL, force_open);
+                l += tile ? TILE : 1;
+                *now += tile ? TILE : 1;
+            }
             Py_END_ALLOW_THREADS
         } else {
             PyErr_SetString(PyExc_ValueError, "buffers do not fit the network's shape");

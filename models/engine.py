@@ -33,6 +33,7 @@ Array = NDArray[np.float32]
 LANES = 16
 """Widths are padded to multiples of this with zero weights, which the kernels do not see."""
 
+_TILE = 4  # frames that _engine.c runs at once, and rings hold beside the past
 _BN_EPSILON = 1e-5
 _BIAS_LIMIT = 2.0  # gating.BIAS_LIMIT, which cannot be had without torch
 
@@ -145,7 +146,7 @@ class Engine:
 
     def initial_state(self) -> State:
         """State before the first frame of a recording."""
-        slots = sum(2 * d + 1 for d in self._network.dilations)
+        slots = sum(2 * d + _TILE for d in self._network.dilations)
         size = 2 + len(self._network.inverse_sum) + slots * (self._hidden + self._gate_hidden)
         return State(np.zeros(size, np.float32), np.zeros(1, np.int64))
 
@@ -210,7 +211,7 @@ class Engine:
         x = np.where(x > 0, x, net.front_slope * x)
         at = 2 + bands
         for i, (w, dilation) in enumerate(zip(net.blocks, net.dilations, strict=True)):
-            slots = 2 * dilation + 1
+            slots, window = 2 * dilation + _TILE, 2 * dilation + 1
             now = clock % slots
             pooling = memory[at : at + slots * self._gate_hidden].reshape(slots, -1)
             at += pooling.size
@@ -218,7 +219,8 @@ class Engine:
             at += history.size
             if self._channels:
                 pooling[now] = x @ w.squeeze
-                units = np.maximum(pooling.mean(0) + w.hidden_bias, 0)
+                recent = pooling[(now - np.arange(window)) % slots]
+                units = np.maximum(recent.mean(0) + w.hidden_bias, 0)
                 score = units @ w.expand + w.score_bias
                 gates[i] = (score > 0) | self._all_open
                 if scores is not None:

@@ -157,19 +157,19 @@ class Stream:
                     self._listener(gain, gates)
                 gains.append(gain)
             gain = self._settings.apply(np.stack(gains, axis=1))  # (L, c, F)
-            power = np.abs(frames) ** 2
+            power = _power(frames)
         else:
             heard = frames
             if self._channels is not None:
                 # Mean power rather than a downmix, in which opposite phases would vanish.
                 heard = frames[:, 0]
                 if self._channels > 1:
-                    heard = np.sqrt(np.mean(np.abs(frames) ** 2, axis=1)).astype(np.complex64)
+                    heard = np.sqrt(np.mean(_power(frames), axis=1)).astype(np.complex64)
             gain, gates, self._states[0] = self._model.step(heard, self._states[0])
             if self._listener:
                 self._listener(gain, gates)
             gain = self._settings.apply(gain)
-            power = np.abs(heard) ** 2
+            power = _power(heard)
             if self._channels is not None:
                 self._keep_upper(gain, power)
                 return frames * (gain - 1)[:, None, :]
@@ -183,6 +183,10 @@ class Stream:
         loud = before > 0
         ratio = np.sqrt(np.divide(after, before, out=np.zeros_like(after), where=loud))
         self._upper.append(np.where(loud, ratio, mean).astype(np.float32))
+
+
+def _power(frames: NDArray[np.complex64]) -> Float32:
+    return frames.real**2 + frames.imag**2
 
 
 class Enhancer:

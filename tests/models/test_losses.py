@@ -48,7 +48,7 @@ def test_difficulty_follows_speech_and_snr():
     noise[:, :200, :, 0] = 10.0  # about -17 dB
     noise[:, 200:, :, 0] = 0.01  # 43 dB
     shape = difficulty(clean + noise, clean)[0]
-    assert shape[50].item() == pytest.approx(0.06)
+    assert shape[50].item() == pytest.approx(0.02)
     assert shape[150].item() == pytest.approx(0.55, abs=0.01)
     assert shape[250].item() == pytest.approx(0.15, abs=0.01)
 

@@ -52,14 +52,14 @@ def split_exactly(x: Samples, y: Samples, output: str, gridded: bool) -> tuple[S
 
     Returns
     -------
-    The output to write, which is `y` as the file will hold it, and the residual. With `gridded`
-    and float output, `y` is moved by at most 2**-23 onto the same grid, so that the sum is
-    exact even in float32. Otherwise the residual is float64: the sum is exact in float64 for
-    every sample of `x` that is 0 or within 170 dB of `y`, and within 2**-52 `y` for the others.
+    What to write as output, and the residual: what is missing from the output as the file will
+    hold it. With `gridded` and float output, `y` is moved by less than 2**-22 onto the same grid,
+    so that the sum is exact even in float32. Otherwise the residual is float64, and the sum is
+    exact in float64 for every float32 sample of `x` that is 0 or at most 170 dB below `y`; for
+    one below that it is within 2**-53 of `y`.
     """
     if gridded and output == "FLOAT":
         y = np.rint(y.astype(np.float64) / _GRID) * _GRID
         r = (x - y).astype(np.float32)
         return (x - r.astype(np.float64)).astype(np.float32), r
-    y = quantise(y, output)
-    return y, x.astype(np.float64) - y
+    return y, x.astype(np.float64) - quantise(y, output)

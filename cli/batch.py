@@ -1,116 +1,180 @@
-"""From what a user names to what is done: the plan of inputs and outputs, made before any work."""
+"""A plan carried out by one process or several: failures, interruption, summary."""
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterable
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import typer
+from ..audio.parts import remove_stale_parts
+from .planning import Job, plan
+from .progress import Screen
+from .workers import Event, Failed, Moved, Pool, Work, here
 
-from ..audio.suffixes import READABLE, WRITABLE
+__all__ = ["Job", "Tally", "plan", "run"]
 
-
-@dataclass(frozen=True)
-class Job:
-    """One input and the place of its output; "-" is stdin or stdout."""
-
-    source: str
-    target: str
+INTERRUPTED = 130
 
 
-@dataclass(frozen=True)
-class _Input:
-    path: str
-    inner: str  # below the folder that was named; the bare name of a file named by hand
+@dataclass
+class Tally:
+    """What became of the jobs."""
+
+    planned: int
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    sound_s: float = 0.0
+    took_s: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some failed, 130 interrupted."""
+        if self.interrupted:
+            return INTERRUPTED
+        return 1 if self.failed else 0
+
+    def summary(self, verb: str) -> str:
+        """One line on the whole, `verb` being what was done to the inputs."""
+        left = self.planned - self.done - self.skipped - self.failed
+        counts = [(self.done, verb), (self.skipped, "skipped"), (self.failed, "failed")]
+        counts.append((left, "not started or finished"))
+        parts = [f"{count} {what}" for count, what in counts if count]
+        text = f"dynse: {self.planned} inputs: {', '.join(parts) or 'nothing done'}"
+        if self.sound_s and self.took_s:
+            text += f"; {self.sound_s:.0f} s of sound in {self.took_s:.1f} s"
+            text += f" ({self.sound_s / self.took_s:.0f} x real time)"
+        return text
 
 
-def plan(inputs: Iterable[str], output: str | None, recursive: bool, suffix: str) -> list[Job]:
-    """Map inputs to outputs.
+class _FailedFast(Exception):  # noqa: N818 - not an error of the program
+    """The first failure, and the others shall not be tried."""
+
+
+def run(
+    jobs: Sequence[Job],
+    work: Work,
+    on_done: Callable[[Screen, Job, Any], None],
+    *,
+    workers: int = 1,
+    fail_fast: bool = False,
+    quiet: bool = False,
+    verbose: bool = False,
+    skipped: int = 0,
+    on_failure: Callable[[Job, Failed], None] | None = None,
+) -> Tally:
+    """Do all jobs and tell about it on stderr.
 
     Parameters
     ----------
-    inputs : files, folders, quoted globs, "-".
-    output : a file (one input), a folder, "-", or None for `NAME<suffix>.EXT` beside the input.
-    recursive : descend into folders.
-    suffix : put behind the name where the output goes beside the input.
+    on_done : called with what `work` returned for a job, as each ends; results have `sound_s`.
+    workers : processes; jobs with "-" are done in this one.
+    fail_fast : stop at the first failure.
+    skipped : how many inputs were left out of `jobs`, for the summary.
+    on_failure : called with each failure, besides its line on stderr.
 
     Raises
     ------
-    typer.BadParameter
-        No inputs, two inputs with one output, or an output that is an input.
+    DynseError
+        If no job can be done at all: a model is missing, no worker starts.
     """
-    named = list(inputs)
-    found = [entry for name in named for entry in _expand(name, recursive)]
-    if not found:
-        raise typer.BadParameter(f"no audio files in {', '.join(named)}")
-    found = list({os.path.abspath(entry.path): entry for entry in found}.values())
-    as_folder = output is not None and output != "-" and _is_folder(output, named, found)
-    jobs = []
-    for entry in found:
-        if output == "-" or (output is None and entry.path == "-"):
-            target = "-"
-        elif output is None:
-            path = Path(entry.path)
-            target = str(path.with_name(path.stem + suffix + _writable(path.suffix)))
-        elif as_folder:
-            inner = Path("stdin.wav" if entry.path == "-" else entry.inner)
-            target = str(Path(output) / inner.with_suffix(_writable(inner.suffix)))
+    for folder in {os.path.dirname(job.target) for job in jobs if job.target != "-"}:
+        remove_stale_parts(folder)
+    tally = Tally(len(jobs) + skipped, skipped=skipped)
+    started = time.monotonic()
+    screen = Screen([_size(job.source) for job in jobs], quiet)
+
+    def tell(i: int, event: Event) -> None:
+        if isinstance(event, Moved):
+            screen.moved(i, event.done, event.total, event.rate)
+            return
+        screen.ended(i)
+        if isinstance(event, Failed):
+            tally.failed += 1
+            screen.line(f"{event.trace}{event.line}" if verbose else event.line, error=True)
+            if on_failure is not None:
+                on_failure(jobs[i], event)
+            if fail_fast:
+                raise _FailedFast
+        elif event.result is None:
+            tally.skipped += 1
         else:
-            target = output
-        jobs.append(Job(entry.path, target))
-    _refuse_collisions(jobs)
-    return jobs
+            tally.done += 1
+            tally.sound_s += event.result.sound_s
+            on_done(screen, jobs[i], event.result)
+
+    pool: list[Pool] = []
+    with screen, _interruptible(pool):
+        try:
+            _do(jobs, work, tell, workers, pool)
+        except _FailedFast:
+            pass
+        except KeyboardInterrupt:
+            tally.interrupted = True
+        finally:
+            for each in pool:
+                each.close()
+    tally.took_s = time.monotonic() - started
+    return tally
 
 
-def _expand(name: str, recursive: bool) -> list[_Input]:
-    if name == "-":
-        return [_Input("-", "-")]
-    path = Path(name)
-    if path.is_dir():
-        files = sorted(path.rglob("*") if recursive else path.iterdir())
-        return [
-            _Input(str(file), str(file.relative_to(path)))
-            for file in files
-            if file.suffix.lower() in READABLE and not file.is_dir()
-        ]
-    if not os.path.lexists(path) and glob.has_magic(name):
-        return [
-            entry
-            for match in sorted(glob.glob(name, recursive=True))
-            for entry in _expand(match, recursive)
-        ]
-    return [_Input(name, path.name)]  # a file named by hand is always tried
+def _do(
+    jobs: Sequence[Job],
+    work: Work,
+    tell: Callable[[int, Event], None],
+    workers: int,
+    pool: list[Pool],
+) -> None:
+    others = [i for i, job in enumerate(jobs) if "-" not in (job.source, job.target)]
+    if workers < 2 or len(others) < 2:
+        others = []
+    mine = sorted(set(range(len(jobs))) - set(others))
+    if mine:
+        here([jobs[i] for i in mine], work.start(), lambda k, event: tell(mine[k], event))
+    if others:
+        pool.append(Pool(work, workers))
+        pool[0].do([jobs[i] for i in others], lambda k, event: tell(others[k], event))
 
 
-def _is_folder(output: str, named: list[str], found: list[_Input]) -> bool:
-    if output.endswith(("/", os.sep)) or os.path.isdir(output):
-        return True
-    return len(found) > 1 or any(os.path.isdir(name) for name in named)
+@contextmanager
+def _interruptible(pool: list[Pool]) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt, and the second end all at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # What is ignored, as Ctrl-C is in a shell's background jobs, stays so.
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    ]
+
+    def first(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, second)
+        raise KeyboardInterrupt
+
+    def second(*_: object) -> None:
+        for each in pool:
+            each.kill()
+        os._exit(INTERRUPTED)
+
+    before = {number: signal.signal(number, first) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _writable(suffix: str) -> str:
-    return suffix if suffix.lower() in WRITABLE else ".wav"
-
-
-def _refuse_collisions(jobs: list[Job]) -> None:
-    owners: dict[str, str] = {}
-    sources = {os.path.realpath(job.source) for job in jobs if job.source != "-"}
-    if sum(job.target == "-" for job in jobs) > 1:
-        raise typer.BadParameter("-o - takes one input", param_hint="-o")
-    for job in jobs:
-        if job.target == "-":
-            continue
-        place = os.path.realpath(job.target)
-        if place in sources:
-            raise typer.BadParameter(
-                f"{job.target} is an input; inputs are never overwritten", param_hint="-o"
-            )
-        if place in owners:
-            raise typer.BadParameter(
-                f"{owners[place]} and {job.source} would both become {job.target}",
-                param_hint="-o",
-            )
-        owners[place] = job.source
+def _size(source: str) -> int:
+    try:
+        return 0 if source == "-" else os.stat(source).st_size
+    except (OSError, ValueError):
+        return 0

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..audio.errors import AudioError, DynseError
-from .batch import Job, plan
-from .progress import FileProgress
-
-if TYPE_CHECKING:
-    from ..models.engine import Engine
-    from ..models.stream import Settings
+from ..audio.suffixes import SUBTYPES
+from .batch import Job, plan, run
+from .enhancing import Done, EnhanceWork, Options
+from .planning import read_list, shard
+from .progress import Screen
+from .workers import available_cores
 
 
 class ChannelMode(StrEnum):
@@ -37,11 +33,26 @@ class Band(StrEnum):
     DROP = "drop"
 
 
+class Clip(StrEnum):
+    """What becomes of samples beyond full scale."""
+
+    CLAMP = "clamp"
+    RESCALE = "rescale"
+    NONE = "none"
+
+
+class Raw(StrEnum):
+    """Headerless PCM, as ffmpeg calls it."""
+
+    S16LE = "s16le"
+    F32LE = "f32le"
+
+
 def enhance(
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="IN...", help="Files, folders, quoted globs; - is stdin."),
-    ],
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +79,10 @@ def enhance(
     ] = 1.0,
     residual: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Also write what was removed (one input)."),
+        typer.Option(
+            metavar="FILE",
+            help="Also write what was removed (one input): input = output + residual, exactly.",
+        ),
     ] = None,
     plot: Annotated[
         str | None,
@@ -86,7 +100,24 @@ def enhance(
     ] = Band.MODEL,
     subtype: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Sample format (PCM_16, PCM_24, FLOAT, ...)."),
+        typer.Option(metavar="NAME", help=f"Sample format of the output: {', '.join(SUBTYPES)}."),
+    ] = None,
+    clip: Annotated[
+        Clip,
+        typer.Option(
+            help="Beyond full scale: saturate and count; scale the file down; "
+            "or leave as it is, and fail where the format cannot hold it."
+        ),
+    ] = Clip.CLAMP,
+    raw: Annotated[
+        Raw | None,
+        typer.Option(help="Inputs, stdout, .raw and .pcm outputs are PCM without a header."),
+    ] = None,
+    rate: Annotated[
+        int | None, typer.Option(metavar="HZ", min=1, help="Sample rate of --raw.")
+    ] = None,
+    channels: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Channels of --raw.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="A shipped model or a checkpoint.")
@@ -94,7 +125,37 @@ def enhance(
     recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Descend into folders.")] = (
         False
     ),
-    overwrite: Annotated[bool, typer.Option(help="Replace outputs that exist.")] = False,
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST|-",
+            help="Read more inputs from a file or stdin, one a line or NUL-separated.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "-j", "--jobs", min=0, metavar="N", help="Processes of one thread each; 0: all cores."
+        ),
+    ] = 1,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--shard", metavar="K/N", help="Do the K-th of N parts of the inputs, for job arrays."
+        ),
+    ] = None,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out inputs whose output exists.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace outputs that exist.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be written, do nothing.")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first failure.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")] = False,
     verbose: Annotated[
         bool, typer.Option("-v", "--verbose", help="Tracebacks of failures.")
@@ -103,202 +164,121 @@ def enhance(
     """Clean noisy speech.
 
     Keeps sample rate, channels, sample format and length; the output is sample-aligned with the
-    input. Exit code 1 if any input failed; the others are done all the same.
+    input. Outputs appear under their names only when complete.
+
+    Exit codes: 0 all done, 1 an input failed and the others are done, 2 wrong usage,
+    130 interrupted.
     """
-    jobs = plan(inputs, output, recursive, "_enhanced")
-    for option, value in (("--residual", residual), ("--plot", plot)):
-        if value is not None and len(jobs) > 1:
-            raise typer.BadParameter("takes one input", param_hint=option)
-    if plot is not None and "-" in (jobs[0].source, jobs[0].target):
+    inputs = inputs or []
+    if files_from == "-" and "-" in inputs:
+        raise typer.BadParameter("stdin cannot be both sound and list", param_hint="--files-from")
+    if not inputs and files_from is None:
+        raise typer.BadParameter("name files, folders or -", param_hint="IN...")
+    if skip_existing and overwrite:
+        raise typer.BadParameter("not with --overwrite", param_hint="--skip-existing")
+    if subtype is not None and subtype.upper() not in SUBTYPES:
+        raise typer.BadParameter(
+            f"{subtype!r} is none of {', '.join(SUBTYPES)}", param_hint="--subtype"
+        )
+    pcm = _headerless(raw, rate, channels)
+    listed = [] if files_from is None else read_list(files_from)
+    planned = plan(
+        inputs, output, recursive, "_enhanced", listed=listed, headerless=pcm is not None
+    )
+    _check_single("--residual", residual, planned)
+    _check_single("--plot", plot, planned)
+    if plot is not None and "-" in (planned[0].source, planned[0].target):
         raise typer.BadParameter("needs files, not pipes", param_hint="--plot")
-    if residual is not None and any(
-        os.path.realpath(residual) == os.path.realpath(place)
-        for job in jobs
-        for place in (job.source, job.target)
-        if place != "-"
-    ):
-        raise typer.BadParameter("is the input or the output", param_hint="--residual")
+    if clip is Clip.RESCALE and residual is not None:
+        raise typer.BadParameter(
+            "not with --residual, which would hold the part scaled away", param_hint="--clip"
+        )
+    if clip is Clip.RESCALE and any(job.target == "-" for job in planned):
+        raise typer.BadParameter(
+            "a pipe cannot be rescaled, its peak is known only at the end", param_hint="--clip"
+        )
+    if part is not None:
+        planned = shard(planned, part)
+    if dry_run:
+        _print_map(planned, skip_existing, overwrite)
+        return
+    todo = [job for job in planned if not (skip_existing and _exists(job.target))]
 
-    from ..models.checkpoint import DEFAULT
-    from ..models.engine import load
-    from ..models.stream import Settings
+    from ..models.checkpoint import DEFAULT, resolve
 
-    engine = load(model or DEFAULT)
-    settings = Settings(
-        atten_lim_db=atten_lim, mix=mix, channel_mode=channel_mode.value, band=band.value
+    options = Options(
+        model=model or DEFAULT,
+        atten_lim_db=atten_lim,
+        mix=mix,
+        channel_mode=channel_mode.value,
+        band=band.value,
+        subtype=subtype,
+        clip=clip.value,
+        raw=pcm,
+        residual=residual,
+        plot=plot,
+        overwrite=overwrite,
+        skip_existing=skip_existing,
     )
-    failed = 0
-    for number, job in enumerate(jobs, 1):
-        label = f"[{number}/{len(jobs)}] {job.source}" if len(jobs) > 1 else job.source
-        try:
-            with FileProgress(label, quiet) as progress:
-                done = enhance_file(
-                    engine,
-                    job,
-                    settings,
-                    residual=residual,
-                    subtype=subtype,
-                    plot=plot,
-                    overwrite=overwrite,
-                    on_progress=progress.update,
-                )
-        except (DynseError, OSError, MemoryError) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            if verbose:
-                import traceback
+    resolve(options.model)  # a wrong name is one failure, not one an input
 
-                traceback.print_exc()
-            print(failure_line(job, error), file=sys.stderr)
-            failed += 1
-            continue
-        if not quiet:
-            for line in done.lines():
-                print(line, file=sys.stderr)
-    if failed and len(jobs) > 1:
-        print(f"dynse: {failed} of {len(jobs)} inputs failed", file=sys.stderr)
-    if failed:
-        raise typer.Exit(1)
+    def tell(screen: Screen, _: Job, done: Done) -> None:
+        for line in done.lines():
+            screen.line(line)
 
-
-@dataclass(frozen=True)
-class Done:
-    """What is told of one enhanced file."""
-
-    job: Job
-    sound_s: float
-    took_s: float
-    utilisation: float | None
-    clipped: int
-    warnings: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """Lines for stderr: warnings first."""
-        parts = [f"{self.sound_s:.2f} s in {self.took_s:.2f} s"]
-        if self.sound_s > 0 and self.took_s > 0:
-            parts[0] += f" ({self.sound_s / self.took_s:.0f} x real time)"
-        if self.utilisation is not None:
-            parts.append(f"utilisation {self.utilisation:.2f}")
-        if self.clipped:
-            parts.append(f"{self.clipped} samples clipped")
-        told = f"{self.job.source} -> {self.job.target}: {', '.join(parts)}"
-        return [*(f"{self.job.source}: warning: {text}" for text in self.warnings), told]
-
-
-def failure_line(job: Job, error: Exception) -> str:
-    """`path: reason` on one line, with the path once."""
-    if isinstance(error, AudioError):
-        return str(error) if error.path else f"{job.source}: {error}"
-    if isinstance(error, OSError):
-        return f"{error.filename or job.source}: {error.strerror or error}"
-    return f"{job.source}: {' '.join(str(error).split()) or type(error).__name__}"
-
-
-def enhance_file(
-    engine: Engine,
-    job: Job,
-    settings: Settings,
-    *,
-    residual: str | None = None,
-    subtype: str | None = None,
-    plot: str | None = None,
-    overwrite: bool = False,
-    on_progress: Callable[[int, int | None, int], None] | None = None,
-) -> Done:
-    """Enhance one file or stream, block by block.
-
-    Parameters
-    ----------
-    on_progress : called with frames done, frames in all (None: unknown) and the sample rate.
-
-    Raises
-    ------
-    AudioError
-        The input cannot be read or the output cannot be written. No output is left behind.
-    """
-    from contextlib import ExitStack
-
-    import numpy as np
-
-    from ..audio.io import container_of, open_reader, open_writer, output_subtype
-    from ..models.stream import Enhancer
-
-    started = time.perf_counter()
-    opened = frames = 0
-    track: Any = None
-    if plot is not None:
-        from .plot import Decimator, plot_enhancement
-
-        track = Decimator()
-
-    def listen(_: Any, gates: Any) -> None:
-        nonlocal opened, frames
-        opened += int(np.count_nonzero(gates))
-        frames += len(gates)
-        if track is not None:
-            track.push(gates.reshape(len(gates), -1))
-
-    with ExitStack() as stack:
-        reader = stack.enter_context(open_reader(job.source))
-        enhancer = Enhancer(engine, reader.sample_rate, reader.channels, settings, listen)
-        warnings = []
-
-        def open_target(target: str) -> Any:
-            folder = os.path.dirname(target)
-            if target != "-" and folder:
-                os.makedirs(folder, exist_ok=True)
-            chosen, warning = output_subtype(reader, container_of(target), subtype)
-            if warning is not None:
-                warnings.append(warning.message)
-            return open_writer(
-                target,
-                reader.sample_rate,
-                enhancer.channels,
-                chosen,
-                overwrite=overwrite,
-                frames=reader.frames if target != "-" else None,
-                channel_mask=reader.channel_mask if enhancer.channels > 1 else None,
-            )
-
-        # Both opened before either commits: a refusal leaves neither.
-        writer = open_target(job.target)
-        left = open_target(residual) if residual is not None else None
-        targets = [writer] if left is None else [writer, left]
-        waiting: list[Any] = []
-
-        def write(out: Any) -> None:
-            writer.write(out)
-            if left is not None:
-                heard = np.concatenate(waiting) if waiting else out[:0]
-                left.write(heard[: len(out)] - out)
-                waiting[:] = [heard[len(out) :]]
-
-        try:
-            # Pipes get short blocks, so that the first samples leave before the last arrive.
-            size = reader.sample_rate // 10 if reader.frames is None else reader.sample_rate
-            for block in reader.blocks(size):
-                if left is not None:
-                    waiting.append(enhancer.input_of(block))
-                write(enhancer.feed(block))
-                if on_progress is not None:
-                    on_progress(reader.frames_read, reader.frames, reader.sample_rate)
-            write(enhancer.flush())
-            for target in targets:
-                target.commit()
-        except BaseException:
-            for target in targets:
-                target.discard()
-            raise
-        warnings += [warning.message for warning in reader.warnings]
-    took = time.perf_counter() - started
-    if plot is not None:
-        plot_enhancement(plot, job.source, job.target, track)
-    gates = engine.gate_shape[0] * engine.gate_shape[1]
-    return Done(
-        job=job,
-        sound_s=reader.frames_read / reader.sample_rate,
-        took_s=took,
-        utilisation=opened / (frames * gates) if frames and gates else None,
-        clipped=writer.clipped,
-        warnings=tuple(dict.fromkeys(warnings)),
+    tally = run(
+        todo,
+        EnhanceWork(options),
+        tell,
+        workers=jobs or available_cores(),
+        fail_fast=fail_fast,
+        quiet=quiet,
+        verbose=verbose,
+        skipped=len(planned) - len(todo),
     )
+    if tally.interrupted:
+        typer.echo("dynse: interrupted", err=True)
+    if len(planned) != 1 and (not quiet or tally.exit_code):
+        typer.echo(tally.summary("enhanced"), err=True)
+    if tally.exit_code:
+        raise typer.Exit(tally.exit_code)
+
+
+def _headerless(
+    raw: Raw | None, rate: int | None, channels: int | None
+) -> tuple[str, int, int] | None:
+    for option, value in (("--rate", rate), ("--channels", channels)):
+        if (value is None) != (raw is None):
+            missing = "--raw is missing" if raw is None else "needed with --raw"
+            raise typer.BadParameter(missing, param_hint=option)
+    if raw is None or rate is None or channels is None:
+        return None
+    return raw.value, rate, channels
+
+
+def _check_single(option: str, path: str | None, jobs: Sequence[Job]) -> None:
+    """Refuse a second file of output with several inputs, or in place of another file."""
+    if path is None:
+        return
+    if len(jobs) > 1:
+        raise typer.BadParameter("takes one input", param_hint=option)
+    if path == "-":
+        raise typer.BadParameter("needs a file", param_hint=option)
+    places = [place for place in (jobs[0].source, jobs[0].target) if place != "-"]
+    if os.path.realpath(path) in map(os.path.realpath, places):
+        raise typer.BadParameter("is the input or the output", param_hint=option)
+
+
+def _exists(target: str) -> bool:
+    return target != "-" and os.path.exists(target)
+
+
+def _print_map(jobs: Sequence[Job], skip_existing: bool, overwrite: bool) -> None:
+    for job in jobs:
+        note = ""
+        if _exists(job.target) and not overwrite:
+            note = " (skipped)" if skip_existing else " (exists, would be refused)"
+        elif _exists(job.target):
+            note = " (exists, would be replaced)"
+        # As bytes: a name need not be text.
+        typer.echo(os.fsencode(f"{job.source} -> {job.target}{note}"))

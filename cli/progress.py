@@ -1,9 +1,10 @@
-"""Progress on stderr, only where a person is looking at it."""
+"""What is told on stderr while work goes on: lines, and a bar where a person is looking at it."""
 
 from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,54 +13,100 @@ if TYPE_CHECKING:
 _PATIENCE_S = 0.5
 """Shorter work shows no bar, and does not wait for rich to be imported."""
 
+_EVERY_S = 0.1
 
-class FileProgress:
-    """A bar for one file of known or unknown length.
+
+class Screen:
+    """Lines and a bar over several inputs of known or unknown length.
 
     Parameters
     ----------
-    label : shown beside the bar.
-    quiet : show nothing.
+    sizes : bytes of each input, 0 where unknown; how far the bar is goes by them, since lengths
+        in seconds would have to be read from all headers first.
+    quiet : no bar, and no lines but errors.
     """
 
-    def __init__(self, label: str, quiet: bool = False):
-        self._label = label
-        self._shown = not quiet and sys.stderr.isatty()
-        self._started = time.monotonic()
+    def __init__(self, sizes: list[int], quiet: bool = False):
+        self._quiet, self._sizes = quiet, sizes
+        self._shown = not quiet and sys.stderr is not None and sys.stderr.isatty()
+        self._started, self._drawn = time.monotonic(), 0.0
+        self._files, self._bytes, self._sound_s = 0, 0, 0.0
+        self._running: dict[int, tuple[float, float]] = {}  # input -> share, seconds
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
-    def update(self, done: int, total: int | None, rate: int) -> None:
-        """Move the bar to `done` of `total` frames at `rate` Hz."""
-        if not self._shown or time.monotonic() - self._started < _PATIENCE_S:
+    def line(self, text: str, error: bool = False) -> None:
+        """Say something; nothing but errors when quiet."""
+        if self._quiet and not error:
             return
-        if self._progress is None:
-            self._progress = self._open()
-            self._task = self._progress.add_task(self._label, total=None)
-        assert self._task is not None
-        seconds = None if total is None else total / rate
-        self._progress.update(self._task, completed=done / rate, total=seconds)
+        with suppress(BrokenPipeError):  # that nobody reads the messages stops no work
+            if self._progress is not None:
+                self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(text, file=sys.stderr)
 
-    def _open(self) -> Progress:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    def moved(self, i: int, done: int, total: int | None, rate: int) -> None:
+        """Input `i` is at `done` of `total` frames at `rate` Hz."""
+        self._running[i] = (min(done / total, 1.0) if total else 0.0, done / rate)
+        self._draw()
 
-        self._label = escape(self._label)
-        progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f} s of sound"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        progress.start()
-        return progress
+    def ended(self, i: int) -> None:
+        """Input `i` is done, or has failed."""
+        self._sound_s += self._running.pop(i, (0.0, 0.0))[1]
+        self._bytes += self._sizes[i]
+        self._files += 1
+        self._draw()
 
-    def __enter__(self) -> FileProgress:
+    def __enter__(self) -> Screen:
         return self
 
     def __exit__(self, *_: Any) -> None:
         if self._progress is not None:
             self._progress.stop()
+            self._progress = None
+            self._shown = False
+
+    def told(self) -> tuple[float | None, str]:
+        """Share that is done, if it is known, and what to write beside the bar."""
+        spent = time.monotonic() - self._started
+        sound = self._sound_s + sum(seconds for _, seconds in self._running.values())
+        inside = sum(share * self._sizes[i] for i, (share, _) in self._running.items())
+        total = sum(self._sizes)
+        share = (self._bytes + inside) / total if total else None
+        text = f"{self._files}/{len(self._sizes)} files, {_clock(sound)} of sound"
+        if share:
+            rest = (1 - share) / share
+            text += f" done, about {_clock(sound * rest)} to go in {_clock(spent * rest)}"
+        return share, text
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if not self._shown or now - self._started < _PATIENCE_S or now - self._drawn < _EVERY_S:
+            return
+        self._drawn = now
+        share, text = self.told()
+        if self._progress is None:
+            self._open()
+        assert self._progress is not None
+        assert self._task is not None
+        total = None if share is None else 1.0
+        self._progress.update(self._task, completed=share or 0.0, total=total, told=text)
+
+    def _open(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            BarColumn(),
+            TextColumn("{task.fields[told]}", markup=False),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._progress.start()
+        self._task = self._progress.add_task("", total=None, told="")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

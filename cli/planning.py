@@ -1,0 +1,246 @@
+"""From what a user names to what is to be done: inputs and outputs, settled before any work.
+
+Must not import numpy: a plan, and a refusal of one, should take no time.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from ..audio.suffixes import READABLE, WRITABLE
+
+HEADERLESS = (".raw", ".pcm")
+"""Suffixes of outputs without a header, which only `--raw` writes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the place of its output; "-" is stdin or stdout."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class _Input:
+    path: str
+    inner: str  # where it goes below an output folder
+    below: str | None = None  # the folder in which it was found; None: named by hand
+
+
+def plan(
+    inputs: Iterable[str],
+    output: str | None,
+    recursive: bool,
+    suffix: str,
+    *,
+    listed: Iterable[str] = (),
+    headerless: bool = False,
+) -> list[Job]:
+    """Map inputs to outputs.
+
+    Parameters
+    ----------
+    inputs : files, folders, quoted globs, "-".
+    output : a file (one input), a folder, "-", or None for `NAME<suffix>.EXT` beside the input.
+    recursive : descend into folders.
+    suffix : put behind the name where the output goes beside the input.
+    listed : more files and folders, of `read_list`; relative ones keep their folders.
+    headerless : outputs may be .raw and .pcm.
+
+    Raises
+    ------
+    typer.BadParameter
+        No inputs, two inputs with one output, an output that is an input or cannot be written.
+    """
+    named, listed = list(inputs), list(listed)
+    if "" in named:
+        raise typer.BadParameter("an input without a name")
+    found = [entry for name in named for entry in _expand(name, recursive, magic=True)]
+    for name in listed:
+        inner = None if os.path.isabs(name) or ".." in Path(name).parts else name
+        found += _expand(name, recursive, inner=inner)
+    found = list({os.path.abspath(entry.path): entry for entry in found}.values())
+    as_folder = output is not None and output != "-" and _is_folder(output, [*named, *listed])
+    if output is not None and not as_folder:
+        _check_file(output, len(found), headerless)
+    elif as_folder and output is not None and os.path.lexists(output) and not os.path.isdir(output):
+        raise typer.BadParameter(f"{output} is a file, a folder is needed", param_hint="-o")
+
+    def target(entry: _Input) -> str:
+        if output == "-" or (output is None and entry.path == "-"):
+            return "-"
+        if output is None:
+            path = Path(entry.path)
+            return str(path.with_name(path.stem + suffix + _writable(path.suffix)))
+        if not as_folder:
+            return output
+        inner = Path("stdin.wav" if entry.path == "-" else entry.inner)
+        return str(Path(output) / inner.with_suffix(_writable(inner.suffix)))
+
+    jobs = [Job(entry.path, target(entry)) for entry in _without_old_outputs(found, output, target)]
+    if not jobs:
+        hint = "" if recursive else "; -r descends into folders"
+        raise typer.BadParameter(f"no audio files in {', '.join([*named, *listed])}{hint}")
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def read_list(name: str) -> list[str]:
+    """Names from a file or, for "-", stdin: one a line, or between NUL bytes (find -print0).
+
+    Raises
+    ------
+    typer.BadParameter
+        The list cannot be read.
+    """
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{name}: {error.strerror or error}", param_hint="--files-from"
+        ) from error
+    lines = data.split(b"\0") if b"\0" in data else data.removeprefix(b"\xef\xbb\xbf").splitlines()
+    # A file may be named "-": in a list that is not stdin.
+    return ["./-" if line == b"-" else os.fsdecode(line) for line in lines if line.strip()]
+
+
+def shard(jobs: Sequence[Job], part: str) -> list[Job]:
+    """The jobs of part "K/N".
+
+    Which part an input belongs to depends on its name alone, not on what else is there: parts
+    that start at different times still share the work without gap or overlap.
+
+    Raises
+    ------
+    typer.BadParameter
+        It is not K/N with 1 <= K <= N.
+    """
+    first, slash, second = part.partition("/")
+    if not (slash and first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
+        raise typer.BadParameter(
+            f"{part!r}, wanted is K/N with K from 1 to N, such as 3/8", param_hint="--shard"
+        )
+    return [job for job in jobs if _hash(job.source) % int(second) == int(first) - 1]
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(os.fsencode(os.path.normpath(name))).digest()[:8], "big")
+
+
+def _expand(
+    name: str, recursive: bool, *, magic: bool = False, inner: str | None = None
+) -> Iterator[_Input]:
+    if name == "-":
+        yield _Input("-", "-")
+    elif os.path.isdir(name):
+        for path in _files_in(name, recursive):
+            below = os.path.relpath(path, name)
+            yield _Input(path, below if inner is None else os.path.join(inner, below), name)
+    elif magic and glob.has_magic(name) and not os.path.lexists(name):
+        fixed = _fixed_part(name)
+        matches = sorted(glob.glob(name, recursive=True))
+        for match in matches:
+            below = os.path.relpath(match, fixed)
+            # A pattern such as in/** gives folders besides what is in them.
+            if not os.path.isdir(match):
+                yield _Input(match, below, fixed)
+            elif "**" not in name:
+                for entry in _expand(match, recursive):
+                    yield _Input(entry.path, os.path.join(below, entry.inner), entry.below)
+        if not matches:
+            yield _Input(name, os.path.basename(name))  # fails like any file that is not there
+    else:
+        yield _Input(name, inner or os.path.basename(name))  # named by hand: always tried
+
+
+def _files_in(folder: str, recursive: bool) -> Iterator[str]:
+    unreadable: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)):
+        folders.sort()
+        for file in sorted(files):
+            if os.path.splitext(file)[1].lower() in READABLE:
+                yield os.path.join(place, file)
+        if not recursive:
+            break
+    yield from unreadable  # their failure is then reported like that of a file
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folders of a pattern before the first wildcard."""
+    fixed = os.path.dirname(pattern)
+    while glob.has_magic(fixed):
+        fixed = os.path.dirname(fixed)
+    return fixed or "."
+
+
+def _is_folder(output: str, named: list[str]) -> bool:
+    if output.endswith(("/", os.sep)) or os.path.isdir(output):
+        return True
+    return len(named) > 1 or any(
+        os.path.isdir(name) or (glob.has_magic(name) and not os.path.lexists(name))
+        for name in named
+    )
+
+
+def _check_file(output: str, inputs: int, headerless: bool) -> None:
+    if inputs > 1:
+        one = "-o - takes one input" if output == "-" else "several inputs need a folder"
+        raise typer.BadParameter(one, param_hint="-o")
+    suffix = os.path.splitext(output)[1].lower()
+    known = (*WRITABLE, *HEADERLESS) if headerless else tuple(WRITABLE)
+    device = os.path.exists(output) and not os.path.isfile(output)
+    if output != "-" and suffix not in known and not device:
+        raise typer.BadParameter(
+            f"{suffix or 'no suffix'} is no format to write; use {' '.join(known)},"
+            " or end a folder's name with /",
+            param_hint="-o",
+        )
+
+
+def _without_old_outputs(
+    found: list[_Input], output: str | None, target: Callable[[_Input], str]
+) -> Iterator[_Input]:
+    """Leave out what an earlier run wrote into the folders that are read."""
+    written = {os.path.realpath(target(entry)) for entry in found} if output is None else set()
+    folder = None if output in (None, "-") else os.path.realpath(str(output)) + os.sep
+    for entry in found:
+        path = os.path.realpath(entry.path)
+        if entry.below is not None and path in written:
+            continue
+        if entry.below is not None and folder and path.startswith(folder):
+            around = os.path.realpath(entry.below)
+            if folder.startswith(around + os.sep) and folder != around + os.sep:
+                continue
+        yield entry
+
+
+def _writable(suffix: str) -> str:
+    return suffix if suffix.lower() in WRITABLE else ".wav"
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    owners: dict[str, str] = {}
+    sources = {os.path.realpath(job.source) for job in jobs if job.source != "-"}
+    for job in jobs:
+        if job.target == "-":
+            continue
+        place = os.path.realpath(job.target)
+        if place in sources:
+            raise typer.BadParameter(
+                f"{job.target} is an input; inputs are never overwritten", param_hint="-o"
+            )
+        if place in owners:
+            raise typer.BadParameter(
+                f"{owners[place]} and {job.source} would both become {job.target}",
+                param_hint="-o",
+            )
+        owners[place] = job.source

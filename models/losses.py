@@ -18,7 +18,7 @@ class LossConfig:
     alpha: float = 0.3
     spectral_weight: float = 50.0
     si_sdr_weight: float = 2.0
-    utilisation_weight: float = 10.0
+    utilisation_weight: float = 40.0
 
 
 def compressed_spectral_loss(

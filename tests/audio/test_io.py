@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from dynse.audio import foreign, wav, writing
 from dynse.audio.errors import (
     AudioError,
+    ClippedError,
     DynseError,
     ExistsError,
     NonFiniteError,
@@ -25,7 +26,14 @@ from dynse.audio.errors import (
     UnsupportedError,
     UnwritableError,
 )
-from dynse.audio.io import RawFormat, container_of, open_reader, open_writer, output_subtype
+from dynse.audio.io import (
+    RawFormat,
+    container_of,
+    open_reader,
+    open_writer,
+    output_subtype,
+    remove_stale_parts,
+)
 
 LINEAR = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"]
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -431,6 +439,77 @@ def test_full_scale_saturates_and_is_counted(tmp_path, suffix):
     np.testing.assert_array_equal(q, [32767, -32768, 32767, -32768, 32767, 0])
     y, _ = read(wav_file(tmp_path / "b.wav", x[:, None], "FLOAT"))
     np.testing.assert_array_equal(y[:, 0], x.astype(np.float32))
+
+
+def test_clip_none_refuses_what_integers_cannot_hold(tmp_path):
+    x = np.array([[0.5], [1.5]])
+    with (
+        pytest.raises(ClippedError, match=r"--clip clamp.*--subtype FLOAT"),
+        open_writer(tmp_path / "a.wav", 16000, 1, clip="none") as writer,
+    ):
+        writer.write(x)
+    assert os.listdir(tmp_path) == []
+    wav_file(tmp_path / "a.wav", x, "FLOAT", clip="none")
+    np.testing.assert_array_equal(read(tmp_path / "a.wav")[0], x)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "raw"])
+def test_rescaling_is_one_gain_and_said(tmp_path, suffix):
+    x = noise()
+    x[1234, 1] = -2
+    container = "RAW" if suffix == "raw" else None
+    with open_writer(
+        tmp_path / f"a.{suffix}", 16000, 2, "PCM_16", container, clip="rescale"
+    ) as writer:
+        for block in np.split(x, 7 * np.arange(1, 50)):
+            writer.write(block)
+    assert writer.clipped == 0
+    (warning,) = writer.warnings
+    assert warning.code == "rescaled"
+    assert "-6.02 dB" in warning.message
+    raw = RawFormat("s16le", 16000, 2) if suffix == "raw" else None
+    y, _ = read(tmp_path / f"a.{suffix}", raw=raw)
+    np.testing.assert_allclose(y, x / 2, atol=2**-15)
+    assert y.min() == -1
+    quiet = wav_file(tmp_path / "b.wav", x / 4, clip="rescale")
+    np.testing.assert_allclose(read(quiet)[0], x / 4, atol=2**-15)
+    assert sorted(os.listdir(tmp_path)) == sorted([f"a.{suffix}", "b.wav"])
+    with pytest.raises(UnsupportedError, match="a stream cannot be rescaled"):
+        open_writer(io.BytesIO(), 16000, 1, clip="rescale")
+
+
+def test_raw_output_has_no_header():
+    out = io.BytesIO()
+    with open_writer(out, 16000, 2, "FLOAT", "RAW") as writer:
+        writer.write(noise(10))
+    assert out.getvalue() == noise(10).astype("<f4").tobytes()
+
+
+def test_raw_does_not_take_a_header_for_sound():
+    fails(UnsupportedError, "leave --raw out", io.BytesIO(header(0)), RawFormat("s16le", 8000, 1))
+
+
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_absurd_samples_become_zero(tmp_path, subtype):
+    x = noise(10) * 2.0**30
+    x[3, 0] = 1e30
+    sf.write(tmp_path / "a.wav", x, 16000, subtype=subtype)
+    y, reader = read(tmp_path / "a.wav")
+    assert reader.non_finite == 1
+    assert y[3, 0] == 0
+    assert np.abs(y).max() > 2.0**29
+
+
+def test_only_what_killed_processes_left_is_removed(tmp_path):
+    writer = open_writer(tmp_path / "a.wav", 16000, 2)
+    writer.write(noise())
+    (tmp_path / ".b.wav.0123abcd.part").write_bytes(b"half")
+    (tmp_path / ".c.wav.part").write_bytes(b"somebody else's")
+    assert remove_stale_parts(str(tmp_path)) == 1
+    assert len(os.listdir(tmp_path)) == 2
+    writer.commit()
+    assert sorted(os.listdir(tmp_path)) == [".c.wav.part", "a.wav"]
+    assert remove_stale_parts(str(tmp_path / "nowhere")) == 0
 
 
 def interrupted(path):

@@ -17,7 +17,9 @@ from .. import __version__
 from ..audio.errors import DynseError
 from .enhance import enhance
 from .evaluate import evaluate
+from .fit_probes import fit_probes
 from .models import models
+from .probe import probe
 from .train import train
 
 app = typer.Typer(
@@ -50,6 +52,8 @@ def _root(
 
 
 app.command()(enhance)
+app.command()(probe)
+app.command("fit-probes")(fit_probes)
 app.command()(train)
 app.command()(evaluate)
 app.command()(models)

@@ -1,0 +1,419 @@
+"""Long labelled streams of noisy speech to fit and score probes on.
+
+A stream is made of scenes, each one noise excerpt under a few utterances with natural pauses.
+Genders get the same speaking time and noise categories the same number of scenes, in random
+order; recordings are not repeated before all of their class have been heard.
+The signal-to-noise ratio changes with each scene and a little with each utterance. Some scenes
+hold no speech, some no noise, and there are stretches of digital silence: what a probe will meet.
+
+Streams are a pure function of (corpus, minutes, seed) and lie decoded in the cache, as int16 that
+is mapped into memory, with one label a frame beside them: ten hours take 2.3 GB of disk and little
+memory. Targets of the clean and noisy signals are computed once, those of the enhanced signal once
+a model. Splits of a corpus share no speaker and no recording, so their streams do not either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..audio.corpus import Clip, Corpus
+from ..audio.mixing import SYNTHETIC_CATEGORY, active_level, synthetic_noise
+from ..audio.stft import HOP, SAMPLE_RATE
+from ..models.engine import Engine
+from ..models.stream import Stream
+from . import targets
+
+__all__ = ["LabelledStream", "Say", "StreamConfig", "build_stream", "enhanced_targets"]
+
+_VERSION = 5
+"""Raised whenever the same configuration gives another stream."""
+
+Float32 = NDArray[np.float32]
+Say = Callable[[str], None]
+_UTTERANCE_LEVEL = 0.05
+"""RMS of active speech before a scene's gain (-26 dBFS)."""
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How a stream is drawn; levels in dB, times in seconds, probabilities a scene.
+
+    PESQ, which takes nearly all of the time, is computed on the first `pesq_minutes`.
+    """
+
+    minutes: float = 30.0
+    seed: int = 0
+    snr_db: tuple[float, float] = (-8.0, 17.0)
+    utterance_snr_db: float = 3.0
+    level_db: tuple[float, float] = (-12.0, 6.0)
+    scene_s: tuple[float, float] = (6.0, 14.0)
+    pause_s: tuple[float, float] = (0.15, 1.2)
+    p_noise_only: float = 0.08
+    p_clean: float = 0.06
+    p_silence: float = 0.06
+    p_synthetic: float = 0.6
+    p_engine: float = 0.0
+    p_babble: float = 0.25
+    min_cleanliness: float = 0.3
+    pesq_minutes: float = 30.0
+
+
+@dataclass
+class LabelledStream:
+    """A stream and what is known about it.
+
+    Attributes
+    ----------
+    clean, noise : (n,) int16 in memory maps, at 16 kHz; noisy is their sum.
+    labels : name -> (L,) integers, -1 where unknown: ``gender``, ``language``, ``category`` into
+        ``classes``; ``utterance`` (-1 in pauses) and ``scene`` as running numbers.
+    targets : name -> (L,) float32 or bool of `probes.targets`.
+    classes : label name -> class names.
+    speakers : of each utterance.
+    """
+
+    folder: Path
+    clean: NDArray[np.int16]
+    noise: NDArray[np.int16]
+    labels: dict[str, NDArray[np.int32]]
+    classes: dict[str, list[str]]
+    speakers: list[str]
+    targets: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    pesq_minutes: float = 30.0
+
+    @property
+    def frames(self) -> int:
+        """Frames L."""
+        return len(self.labels["scene"])
+
+    def align(self, classes: dict[str, list[str]]) -> None:
+        """Renumber the labels by another stream's class names; what that lacks becomes unknown."""
+        for name, mine in self.classes.items():
+            theirs = classes[name]
+            renumber = np.array([*(_index(theirs, word) for word in mine), -1], np.int32)
+            self.labels[name] = renumber[self.labels[name]]
+        self.classes = {name: list(words) for name, words in classes.items()}
+
+    def blocks(self, seconds: float = 32.0) -> Iterator[tuple[Float32, Float32]]:
+        """(clean, noisy) pieces in order, float32."""
+        size = round(seconds * SAMPLE_RATE) // HOP * HOP
+        for start in range(0, len(self.clean), size):
+            clean = self.clean[start : start + size].astype(np.float32) / 32768
+            yield clean, clean + self.noise[start : start + size].astype(np.float32) / 32768
+
+    def whole(self) -> tuple[Float32, Float32]:
+        """(clean, noisy) at once."""
+        clean = self.clean.astype(np.float32) / 32768
+        return clean, clean + self.noise.astype(np.float32) / 32768
+
+
+class _Deck:
+    """Draws without replacement, shuffled anew when all have been drawn."""
+
+    def __init__(self, rng: np.random.Generator, items: list[Clip]):
+        self._rng, self._items = rng, items
+        self._left: list[int] = []
+
+    def draw(self) -> Clip:
+        if not self._left:
+            self._left = self._rng.permutation(len(self._items)).tolist()
+        return self._items[self._left.pop()]
+
+
+@dataclass
+class _Scene:
+    clean: Float32
+    noise: Float32
+    category: str
+    # first and last sample, clip
+    utterances: list[tuple[int, int, Clip]]
+
+
+class _Director:
+    """Draws scenes."""
+
+    def __init__(self, corpus: Corpus, config: StreamConfig):
+        self.corpus, self.config = corpus, config
+        self.rng = rng = np.random.default_rng((config.seed, 7))
+        speech = [c for c in corpus.speech if c.weight >= config.min_cleanliness] or corpus.speech
+        known = [clip for clip in speech if clip.gender]
+        speech = known or speech
+        self._voices = [
+            _Deck(rng, [c for c in speech if c.gender == gender])
+            for gender in sorted({clip.gender for clip in speech})
+        ]
+        self._spoken = np.zeros(len(self._voices))
+        self._all = _Deck(rng, speech)
+        noise = [clip for clip in corpus.noise if clip.category] or corpus.noise
+        self._noises = {
+            category: _Deck(rng, [c for c in noise if c.category == category])
+            for category in sorted({clip.category for clip in noise})
+        }
+        self._turns: list[str] = []
+
+    def _category(self) -> str:
+        """Each category equally often, in random order."""
+        if not self._turns:
+            self._turns = self.rng.permutation(list(self._noises)).tolist()
+        return self._turns.pop()
+
+    def scene(self) -> _Scene:
+        rng, cfg = self.rng, self.config
+        draw = rng.random()
+        wanted = round(rng.uniform(*cfg.scene_s) * SAMPLE_RATE)
+        clean, utterances = np.zeros(0, np.float32), []
+        if draw >= cfg.p_noise_only:
+            clean, utterances = self._talk(wanted)
+        n = max(len(clean), 0) or wanted
+        n += -n % HOP
+        clean = np.pad(clean, (0, n - len(clean)))
+        if cfg.p_noise_only <= draw < cfg.p_noise_only + cfg.p_clean:
+            category, noise = "", np.zeros(n, np.float32)
+            if rng.random() < 0.5:  # recordings are hardly ever free of a noise floor
+                noise = (
+                    10 ** (-rng.uniform(35, 60) / 20) * _UTTERANCE_LEVEL
+                ) * rng.standard_normal(n)
+        else:
+            category = self._category()
+            noise = self._noise(category, n)
+            gain = 10 ** (-rng.uniform(*cfg.snr_db) / 20) * _UTTERANCE_LEVEL
+            noise = noise * (gain / max(active_level(noise), 1e-5))
+        gain = 10 ** (rng.uniform(*cfg.level_db) / 20)
+        peak = float(np.abs(clean).max(initial=0) + np.abs(noise).max(initial=0)) * gain
+        gain = gain if peak <= 0.99 else gain * 0.99 / peak
+        if rng.random() < cfg.p_silence:
+            gap = round(rng.uniform(0.5, 2.0) * SAMPLE_RATE) // HOP * HOP
+            clean, noise = np.pad(clean, (0, gap)), np.pad(noise, (0, gap))
+        return _Scene(
+            (clean * gain).astype(np.float32),
+            (noise * gain).astype(np.float32),
+            category,
+            utterances,
+        )
+
+    def _talk(self, wanted: int) -> tuple[Float32, list[tuple[int, int, Clip]]]:
+        rng, cfg = self.rng, self.config
+        parts: list[Float32] = []
+        utterances = []
+        at = 0
+        while at < wanted:
+            # The gender heard less so far: utterances differ in length.
+            gender = int(
+                np.argmin(self._spoken + rng.uniform(0, 5 * SAMPLE_RATE, len(self._spoken)))
+            )
+            clip = self._voices[gender].draw()
+            x = self.corpus.samples(clip)
+            self._spoken[gender] += len(x)
+            change = rng.uniform(-cfg.utterance_snr_db, cfg.utterance_snr_db)
+            x = x * (_UTTERANCE_LEVEL * 10 ** (change / 20) / max(active_level(x), 1e-4))
+            pause = round(rng.uniform(*cfg.pause_s) * SAMPLE_RATE)
+            parts += [np.zeros(pause, np.float32), x]
+            utterances.append((at + pause, at + pause + len(x), clip))
+            at += pause + len(x)
+        return np.concatenate(parts), utterances
+
+    def _noise(self, category: str, n: int) -> Float32:
+        rng, cfg = self.rng, self.config
+        draw = rng.random()
+        if category == SYNTHETIC_CATEGORY and draw < cfg.p_synthetic:
+            return self._computed(n, engine=False)
+        if category == "transport" and draw < cfg.p_engine:
+            return self._computed(n, engine=True)
+        if category == "public" and draw < cfg.p_babble:
+            return self._babble(n)
+        x = self.corpus.samples(self._noises[category].draw())
+        if len(x) >= n:
+            start = int(rng.integers(0, len(x) - n + 1))
+            x = x[start : start + n].copy()
+        else:
+            x = np.roll(np.tile(x, n // len(x) + 1), int(rng.integers(len(x))))[:n]
+        ramp = np.minimum(1, np.arange(n) / 320).astype(np.float32)
+        return x * ramp * ramp[::-1]
+
+    def _computed(self, n: int, engine: bool) -> Float32:
+        while True:
+            x, kind = synthetic_noise(self.rng, n)
+            if (kind == "engine") == engine:
+                return x
+
+    def _babble(self, n: int) -> Float32:
+        out = np.zeros(n, np.float32)
+        for _ in range(self.rng.integers(4, 8)):
+            at = -int(self.rng.integers(SAMPLE_RATE * 3))
+            while at < n:
+                x = self.corpus.samples(self._all.draw())
+                x = x * (10 ** (self.rng.uniform(-6, 0) / 20) / max(active_level(x), 1e-4))
+                low, high = max(at, 0), min(at + len(x), n)
+                if high > low:
+                    out[low:high] += x[low - at : high - at]
+                at += len(x)
+        return out
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynse"
+
+
+def build_stream(
+    corpus: Corpus,
+    config: StreamConfig | None = None,
+    *,
+    jobs: int = 1,
+    cache_dir: Path | None = None,
+    say: Say = lambda text: None,
+) -> LabelledStream:
+    """Draw a stream and compute its model-independent targets, or find both in the cache.
+
+    Parameters
+    ----------
+    corpus : one split.
+    config : how to draw.
+    jobs : worker processes, for PESQ.
+    cache_dir : by default ``$XDG_CACHE_HOME/dynse``.
+    say : told what takes long.
+
+    Returns
+    -------
+    LabelledStream
+        With the targets ``vad``, ``voiced``, ``f0_hz``, ``snr_input_db``, ``si_sdr_input_db`` and
+        ``pesq_input``.
+    """
+    config = config or StreamConfig()
+    clips = [(clip.path, clip.gender, clip.language, clip.category) for clip in
+             (*corpus.speech, *corpus.noise)]  # fmt: skip
+    key = hashlib.sha256(repr((_VERSION, corpus.cache.name, clips, config)).encode())
+    folder = (cache_dir or _default_cache()) / f"stream-{key.hexdigest()[:16]}"
+    if not (folder / "about.json").is_file():
+        say(f"mixing {config.minutes:g} min")
+        _write(folder, corpus, config)
+    about = json.loads((folder / "about.json").read_text())
+    labels = dict(np.load(folder / "labels.npz"))
+    vad = labels.pop("vad").astype(np.bool_)
+    stream = LabelledStream(
+        folder,
+        np.load(folder / "clean.npy", mmap_mode="r"),
+        np.load(folder / "noise.npy", mmap_mode="r"),
+        labels,
+        about["classes"],
+        about["speakers"],
+        {"vad": vad},
+        config.pesq_minutes,
+    )
+    place = folder / "input.npz"
+    if not place.is_file():
+        clean, noisy = stream.whole()
+        say("input: F0, SNR, SI-SDR")
+        f0 = targets.fundamental(clean)
+        f0[~vad] = 0
+        found = {
+            "f0_hz": f0,
+            "snr_input_db": targets.snr(clean, noisy - clean),
+            "si_sdr_input_db": targets.si_sdr_track(clean, noisy),
+        }
+        say(f"input: PESQ of {min(config.minutes, config.pesq_minutes) * 80:.0f} windows")
+        found["pesq_input"] = _pesq(stream, clean, noisy, jobs)
+        _save(place, found)
+    stream.targets |= dict(np.load(place))
+    stream.targets["voiced"] = stream.targets["f0_hz"] > 0
+    return stream
+
+
+def enhanced_targets(
+    stream: LabelledStream, engine: Engine, *, jobs: int = 1, say: Say = lambda text: None
+) -> None:
+    """Add ``snr_enhanced_db``, ``si_sdr_enhanced_db``, ``pesq_enhanced``; cached by model."""
+    place = stream.folder / f"enhanced-{engine.sha256[:16]}.npz"
+    if not place.is_file():
+        clean, noisy = stream.whole()
+        say("enhancing")
+        network = Stream(engine)
+        enhanced = np.concatenate([network.feed(noisy), network.flush()])
+        found = {
+            "snr_enhanced_db": targets.snr(clean, enhanced - clean),
+            "si_sdr_enhanced_db": targets.si_sdr_track(clean, enhanced),
+        }
+        say("enhanced: PESQ")
+        found["pesq_enhanced"] = _pesq(stream, clean, enhanced, jobs)
+        _save(place, found)
+    stream.targets |= dict(np.load(place))
+
+
+def _pesq(stream: LabelledStream, clean: Float32, estimate: Float32, jobs: int) -> Float32:
+    """PESQ of the first minutes, NaN behind."""
+    out = np.full(stream.frames, np.nan, np.float32)
+    n = round(stream.pesq_minutes * 60 * SAMPLE_RATE) // HOP * HOP
+    vad = np.asarray(stream.targets["vad"], np.bool_)[: n // HOP + 1]
+    track = targets.pesq_track(clean[:n], estimate[:n], vad, jobs)
+    out[: len(track)] = track
+    return out
+
+
+def _save(place: Path, arrays: dict[str, Float32]) -> None:
+    with tempfile.NamedTemporaryFile(dir=place.parent, suffix=".npz", delete=False) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    os.replace(file.name, place)
+
+
+def _index(names: list[str], name: str) -> int:
+    return names.index(name) if name in names else -1
+
+
+def _write(folder: Path, corpus: Corpus, config: StreamConfig) -> None:
+    """Write a stream's samples and labels into `folder`, whose about.json comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    n = round(config.minutes * 60 * SAMPLE_RATE) // HOP * HOP
+    frames = n // HOP + 1
+    classes = {
+        "gender": sorted({clip.gender for clip in corpus.speech} - {""}),
+        "language": sorted({clip.language for clip in corpus.speech} - {""}),
+        "category": sorted({clip.category for clip in corpus.noise} - {""}),
+    }
+    names = ("gender", "language", "category", "utterance", "scene")
+    labels = {name: np.full(frames, -1, np.int32) for name in names}
+    vad = np.zeros(frames, np.bool_)
+    director, speakers = _Director(corpus, config), []
+    clean, noise = (
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.int16, shape=(n,))
+        for name in ("clean", "noise")
+    )
+    at = number = 0
+    while at < n:
+        scene = director.scene()
+        length = min(len(scene.clean), n - at)
+        for array, x in ((clean, scene.clean), (noise, scene.noise)):
+            array[at : at + length] = np.round(x[:length] * 32767)
+        first, last = at // HOP, (at + length) // HOP + 1
+        labels["scene"][first:last] = number
+        labels["category"][first:last] = _index(classes["category"], scene.category)
+        silent = ~(targets.frame_rms(scene.clean + scene.noise)[: last - first] > 0)
+        labels["category"][first:last][silent] = -1
+        # Relative to each utterance's own level: a scene may hold a loud and a soft voice.
+        for low, high, clip in scene.utterances:
+            if at + low >= n:
+                break
+            a, b = first + low // HOP, min(first + -(-high // HOP) + 1, frames)
+            pad = low - low // HOP * HOP
+            part = np.pad(scene.clean[low:high], (pad, HOP))
+            active = targets.voice_activity(part, active_level(scene.clean[low:high]))
+            vad[a:b] |= active[: b - a]
+            labels["utterance"][a:b] = len(speakers)
+            labels["gender"][a:b] = _index(classes["gender"], clip.gender)
+            labels["language"][a:b] = _index(classes["language"], clip.language)
+            speakers.append(clip.speaker or clip.corpus)
+        at += length
+        number += 1
+    del clean, noise  # written to disk
+    np.savez_compressed(folder / "labels.npz", vad=vad, **labels)  # type: ignore[arg-type]
+    text = json.dumps({"classes": classes, "speakers": speakers})
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        file.write(text.encode())
+    os.replace(file.name, folder / "about.json")

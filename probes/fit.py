@@ -1,0 +1,327 @@
+"""From a data folder to a probes file: streams, masks, selection, fits, scores.
+
+Fitted on the split "train", choices made on "valid", scored on "test", which nothing else looks at.
+Where a folder is too small for all three splits, what is missing is said and done without.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..audio.corpus import Corpus, CorpusError, load_corpus
+from ..models.compute import count_macs
+from ..models.engine import Engine
+from . import fitting, targets
+from .data import LabelledStream, Say, StreamConfig, build_stream, enhanced_targets
+from .features import Features, collect, informative
+from .fitting import Linear, Task
+from .probe_file import Probe, ProbesError, save_probes
+
+__all__ = ["MOST_MINUTES", "FitReport", "Split", "fit_probes", "load_split"]
+
+SPLITS = ("train", "valid", "test")
+MOST_MINUTES = {"valid": 10.0, "test": 30.0}
+"""Longer streams would only repeat what little there is to choose and to score on."""
+_P_ENGINE = 0.25
+"""Computed engines among the transport scenes of the training stream: recorded ones are few."""
+
+
+@dataclass
+class Split:
+    """A stream with the masks that a model makes of it."""
+
+    stream: LabelledStream
+    features: dict[str, Features]
+    corpus: Corpus
+
+    @property
+    def masks(self) -> Features:
+        """The gates."""
+        return self.features["masks"]
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What was fitted.
+
+    Attributes
+    ----------
+    sha256 : of the file written.
+    header : of the file.
+    scores : task -> "train" and "held_out" scores.
+    skipped : task -> why it was not fitted.
+    confusion : task -> (classes, matrix of held-out frames, rows being the truth).
+    """
+
+    sha256: str
+    header: dict[str, Any]
+    scores: dict[str, dict[str, Any]]
+    skipped: dict[str, str]
+    confusion: dict[str, tuple[tuple[str, ...], NDArray[np.int64]]]
+    seconds: float
+
+
+def load_split(
+    data: Path | str,
+    split: str,
+    engine: Engine,
+    minutes: float,
+    *,
+    pesq_minutes: float = 30.0,
+    seed: int = 0,
+    jobs: int = 1,
+    sources: Sequence[str] = ("masks",),
+    say: Say = lambda text: None,
+) -> Split | None:
+    """Stream of a split with its targets and features; None if the folder has no such split."""
+    try:
+        corpus = load_corpus(data, split)
+    except CorpusError:
+        if split == "train":
+            raise
+        return None
+    if not corpus.speech or not corpus.noise:
+        if split == "train":
+            raise CorpusError(f"{data}: every recording of the split 'train' is too short")
+        return None
+    config = StreamConfig(
+        minutes=min(minutes, MOST_MINUTES.get(split, minutes)),
+        seed=seed,
+        p_engine=_P_ENGINE if split == "train" else 0.0,
+        pesq_minutes=pesq_minutes,
+    )
+
+    def tell(text: str) -> None:
+        say(f"{split}: {text}")
+
+    stream = build_stream(corpus, config, jobs=jobs, say=tell)
+    enhanced_targets(stream, engine, jobs=jobs, say=tell)
+    tell("masks")
+    features = collect(engine, (noisy for _, noisy in stream.blocks()), sources)
+    return Split(stream, features, corpus)
+
+
+def fit_probes(
+    data: Path | str,
+    engine: Engine,
+    target: Path,
+    *,
+    name: str | None = None,
+    minutes: float = 90.0,
+    pesq_minutes: float = 30.0,
+    count: int = 128,
+    seed: int = 0,
+    jobs: int = 1,
+    tasks: Sequence[Task] = fitting.TASKS,
+    say: Say = lambda text: None,
+) -> FitReport:
+    """Fit all probes that the data has targets for, and write them to `target`.
+
+    Parameters
+    ----------
+    data : as `audio.corpus.load_corpus` reads it.
+    engine : gated model.
+    target : probes file to write.
+    name : of the content; default: the model's.
+    minutes : of stream to train on; at most 10 of it to choose on and 30 to score on.
+    pesq_minutes : of each stream PESQ is computed on; it takes nearly all of the time.
+    count : gates to read.
+    seed, jobs : of the streams; worker processes for PESQ.
+    say : told what goes on.
+
+    Raises
+    ------
+    CorpusError
+        `data` cannot be used.
+    ProbesError
+        The model has no gates that change, or no task has targets.
+    """
+    started = time.perf_counter()
+    if not engine.gate_shape[1]:
+        raise ProbesError(f"{engine.name!r} has no gates to read")
+    splits = {
+        split: load_split(
+            data, split, engine, minutes, pesq_minutes=pesq_minutes, seed=seed, jobs=jobs, say=say
+        )
+        for split in SPLITS
+    }
+    train, valid = splits["train"], splits["valid"]
+    assert train is not None
+    held_out_name = "test" if splits["test"] else "valid"
+    held_out = splits["test"] or valid
+    for split in (valid, held_out):
+        if split is not None and split.stream is not train.stream:
+            split.stream.align(train.stream.classes)
+    kept = informative(train.masks)
+    if not len(kept):
+        raise ProbesError(f"no gate of {engine.name!r} changes on this data")
+    usable, skipped = [], {}
+    for task in tasks:
+        rows, y = fitting.truth(train.stream, task)
+        if rows.sum() < 100:
+            skipped[task.name] = "no targets in the data"
+        elif task.kind != "value" and len(np.unique(y[rows])) < 2:
+            skipped[task.name] = "one class only"
+        else:
+            usable.append(task)
+    if not usable:
+        raise ProbesError("the data has no targets to fit probes for")
+    say(f"choosing {count} of {len(kept)} gates")
+    shipped = [task for task in usable if not task.experiment]
+    columns = fitting.select(train.stream, train.masks, kept, shipped or usable, count)
+    models: list[Linear] = []
+    scores: dict[str, dict[str, Any]] = {}
+    confusion = {}
+    choose = (valid.stream, valid.masks) if valid is not None and valid is not held_out else None
+    for task in usable:
+        say(f"fitting {task.title or task.name}")
+        l2 = fitting.L2_GRID if choose is not None else 100.0
+        model = fitting.fit_task(train.stream, train.masks, task, columns, l2, choose)
+        models.append(model)
+        baseline = fitting.majority_or_mean(train.stream, task)
+        scores[task.name] = {"l2": model.l2, "window": task.window}
+        for label, split in (("train", train), ("held_out", held_out)):
+            if split is not None and fitting.truth(split.stream, task)[0].sum() > 10:
+                found = fitting.score(split.stream, split.masks, model, baseline)
+                scores[task.name][label] = _finite(found)
+        if task.kind == "class" and held_out is not None:
+            confusion[task.name] = (model.classes, _confusion(held_out, model))
+    header = {
+        "name": name or engine.name,
+        "model": {"name": engine.name, "sha256": engine.sha256},
+        "held_out": held_out_name if held_out is not None else None,
+        "gates": {"read": len(columns), "informative": len(kept), "tau": 0.005,
+                  "all": train.masks.width},
+        "data": {
+            "minutes": {k: s.stream.frames * targets.HOP / 960000 for k, s in splits.items() if s},
+            "seed": seed,
+            "licenses": train.corpus.licenses,
+        },
+        "skipped": skipped,
+        "calibration": _calibration(train, models),
+        "experiments": {m.task.name: scores[m.task.name] for m in models if m.task.experiment},
+        "versions": {
+            "python": platform.python_version(),
+            **{x: version(x) for x in ("numpy", "scikit-learn", "librosa", "pyworld", "pesq")},
+        },
+    }  # fmt: skip
+    probes, first = [], 0
+    product = [model for model in models if not model.task.experiment]
+    for model in product:
+        task = model.task
+        probes.append(
+            Probe(
+                task.name, task.kind, model.classes, task.window, task.limits, task.link, first,
+                len(model.bias), _evidence(valid or train, model), scores[task.name],
+            )
+        )  # fmt: skip
+        first += len(model.bias)
+    header["cost"] = _cost(engine, train.masks, columns, first)
+    digest = save_probes(
+        target,
+        header,
+        probes,
+        columns,
+        np.concatenate([model.weights for model in product], axis=1),
+        np.concatenate([model.bias for model in product]),
+    )
+    took = time.perf_counter() - started
+    return FitReport(digest, header, scores, skipped, confusion, took)
+
+
+def _finite(found: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {
+        key: None if isinstance(value, float) and not np.isfinite(value) else value
+        for key, value in found.items()
+    }
+
+
+def _confusion(split: Split, model: Linear) -> NDArray[np.int64]:
+    rows, y = fitting.truth(split.stream, model.task)
+    logs = fitting.log_probabilities(fitting.predict(split.masks, model)[rows])
+    matrix = np.zeros((len(model.classes), len(model.classes)), np.int64)
+    np.add.at(matrix, (y[rows], logs.argmax(axis=1)), 1)
+    return matrix
+
+
+def _cost(
+    engine: Engine, masks: Features, columns: NDArray[np.int64], outputs: int
+) -> dict[str, float]:
+    """Additions a frame to read all probes: one an open gate and output, and the network's MACs."""
+    mean, _ = masks.mean_and_std()
+    additions = float(mean[columns].sum()) * outputs
+    macs = count_macs(engine.header["dims"]).per_frame(float(mean.mean()))
+    return {
+        "additions_per_frame": additions,
+        "at_most": float(len(columns) * outputs),
+        "network_macs_per_frame": macs,
+        "share": additions / macs,
+    }
+
+
+def _groups(
+    stream: LabelledStream, label: str, rows: NDArray[np.bool_], least: int
+) -> list[NDArray[np.int64]]:
+    """Frames of each scene or utterance, where there are at least `least`."""
+    numbers = stream.labels[label]
+    found = [np.flatnonzero(rows & (numbers == k)) for k in range(int(numbers.max()) + 1)]
+    return [frames for frames in found if len(frames) >= least]
+
+
+def _evidence(split: Split, model: Linear) -> float:
+    """How far mean log-probabilities of a scene may be trusted: the factor of least log-loss."""
+    if model.task.kind != "class":
+        return 1.0
+    rows, y = fitting.truth(split.stream, model.task)
+    label = "utterance" if model.task.rows == "speech" else "scene"
+    groups = _groups(split.stream, label, rows, 30)
+    if not groups:
+        return 1.0
+    logs = fitting.log_probabilities(fitting.predict(split.masks, model))
+    means = np.stack([logs[frames].mean(axis=0) for frames in groups])
+    truths = np.array([y[frames[0]] for frames in groups])
+    best, least = 1.0, np.inf
+    for factor in (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0):
+        scaled = means * factor
+        scaled -= np.logaddexp.reduce(scaled, axis=1, keepdims=True)
+        loss = -scaled[np.arange(len(truths)), truths].mean()
+        if loss < least:
+            best, least = factor, loss
+    return best
+
+
+def _calibration(split: Split, models: Sequence[Linear]) -> dict[str, list[float]]:
+    """Lines from the mean frame SNR in dB to the ratio of powers over the speech of a scene."""
+    lines = {}
+    clean = split.stream.clean
+    power = np.zeros(split.stream.frames)
+    size = 4096 * targets.HOP
+    for start in range(0, len(clean), size):  # margins do not matter for a mean over scenes
+        part = np.square(targets.frame_rms(clean[start : start + size] / np.float32(32768)))
+        first = start // targets.HOP
+        power[first : first + len(part)] = part[: len(power) - first]
+    for model in models:
+        if not model.task.name.startswith("snr"):
+            continue
+        rows, y = fitting.truth(split.stream, model.task)
+        out = fitting.values(model.task, fitting.predict(split.masks, model))
+        pairs = []
+        for frames in _groups(split.stream, "scene", rows, 60):
+            noise = (power[frames] / 10 ** (y[frames].astype(np.float64) / 10)).sum()
+            ratio = 10 * np.log10(max(power[frames].sum(), 1e-20) / max(noise, 1e-20))
+            pairs.append((out[frames].mean(), ratio))
+        if len(pairs) >= 8:
+            x, target = np.array(pairs).T
+            slope, offset = np.polyfit(x, target, 1)
+            lines[model.task.name] = [float(slope), float(offset)]
+    return lines

@@ -1,0 +1,244 @@
+"""Probes files: what was fitted, for which model, on what, and how well it does.
+
+A probes file is safetensors with one JSON header. Its weights are integers: with binary features a
+prediction is a sum of them, and the scale of each output is chosen so that no sum leaves the 24
+bits that float32 holds exactly. Predictions therefore do not depend on the order of summation, on
+the BLAS at hand, or on how a recording is cut.
+
+Imports neither scikit-learn nor scipy nor torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..audio.errors import DynseError
+
+__all__ = ["FORMAT", "SHIPPED", "Probe", "Probes", "ProbesError", "load_probes", "save_probes"]
+
+FORMAT = "dynse.probes/1"
+_SHIPPED_DIR = Path(__file__).parent / "weights"
+SHIPPED: dict[str, dict[str, str]] = json.loads((_SHIPPED_DIR / "shipped.json").read_text())
+"""Name of each shipped probes file -> its ``sha256`` and that of the ``model`` it belongs to."""
+
+EXACT = 1 << 24
+"""float32 holds every integer up to here."""
+
+Kind = Literal["flag", "class", "value"]
+Link = Literal["identity", "log"]
+
+
+class ProbesError(DynseError):
+    """A probes file that is missing, damaged, or made for another model."""
+
+    code = "probes"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One linear predictor.
+
+    Attributes
+    ----------
+    name : of the target, as in `fitting.TASKS`.
+    kind : "flag" has one output, a logit; "class" one logit a class, or of two classes the logit
+        of the second; "value" the value.
+    classes : of kind "class".
+    window : frames (odd) over which the outputs are to be averaged around each frame.
+    limits : values are clipped to these.
+    link : "log" predicts ln(value - 1), for PESQ, which crowds near 1 and trails off to 4.6.
+    first, outputs : its columns of the weights.
+    evidence : of kind "class": a mean log-probability over many frames, times this, is that of
+        the recording; neighbouring frames are no independent witnesses.
+    scores : on held-out data, with baselines.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...] = ()
+    window: int = 1
+    limits: tuple[float, float] | None = None
+    link: Link = "identity"
+    first: int = 0
+    outputs: int = 1
+    evidence: float = 1.0
+    scores: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Probes:
+    """All probes of one file.
+
+    Attributes
+    ----------
+    header : name, model, data, library versions, calibration, ... as written.
+    probes : in the order of their columns.
+    features : (K,) indices into the flattened (I * C) gates.
+    weights : (K, T) float32 holding integers.
+    scale, bias : (T,) float64: prediction = scale * (sum of weights of the open gates) + bias.
+    sha256 : of the file.
+    """
+
+    header: dict[str, Any]
+    probes: tuple[Probe, ...]
+    features: NDArray[np.int64]
+    weights: NDArray[np.float32]
+    scale: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the file's content."""
+        return str(self.header["name"])
+
+    def check_model(self, name: str, sha256: str, gates: int) -> None:
+        """Refuse a model that these probes were not fitted for.
+
+        Raises
+        ------
+        ProbesError
+        """
+        made_for = self.header["model"]
+        if made_for["sha256"] != sha256:
+            raise ProbesError(
+                f"probes {self.name!r} were fitted for the model {made_for['name']!r}"
+                f" (sha256 {made_for['sha256'][:12]}...), not for {name!r} ({sha256[:12]}...);"
+                " fit new ones with dynse fit-probes"
+            )
+        if len(self.features) and not 0 <= self.features.min() <= self.features.max() < gates:
+            raise ProbesError(f"probes {self.name!r} read gates that {name!r} does not have")
+
+    def get(self, name: str) -> Probe | None:
+        """The probe of this name."""
+        return next((probe for probe in self.probes if probe.name == name), None)
+
+
+def unlink(output: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
+    """Output of a linear predictor -> value; see `Probe.link`."""
+    if link == "identity":
+        return output
+    if link == "log":
+        return 1 + np.exp(np.minimum(output, 50.0))
+    raise ProbesError(f"unknown link {link!r}: this probes file is of a later version")
+
+
+def quantise(weights: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """(K, T) real weights -> integers held as float32, and the (T,) scale that brings them back.
+
+    The absolute values of a column add up to less than 2^24, so every partial sum is exact.
+    """
+    total = np.abs(weights).sum(axis=0) + 1e-30
+    # Rounding may add a half for each weight.
+    scale = total / (EXACT - 1 - len(weights))
+    return np.round(weights / scale).astype(np.float32), scale
+
+
+def save_probes(
+    path: Path,
+    header: dict[str, Any],
+    probes: Sequence[Probe],
+    features: NDArray[np.int64],
+    weights: NDArray[Any],
+    bias: NDArray[Any],
+) -> str:
+    """Write a probes file whole or not at all; return its sha256.
+
+    Parameters
+    ----------
+    header : at least ``name`` and ``model`` (name, sha256).
+    probes : in the order of their columns.
+    features : (K,) gate indices.
+    weights, bias : (K, T) and (T,) real.
+    """
+    from safetensors.numpy import save
+
+    integers, scale = quantise(np.asarray(weights, np.float64))
+    text = json.dumps(
+        {**header, "probes": [asdict(probe) for probe in probes]}, sort_keys=True, allow_nan=False
+    )
+    data = save(
+        {
+            "bias": np.ascontiguousarray(bias, np.float64),
+            "features": np.ascontiguousarray(features, np.int32),
+            "scale": np.ascontiguousarray(scale, np.float64),
+            "weights": np.ascontiguousarray(integers, np.int32),
+        },
+        metadata={"format": FORMAT, "header": text},
+    )
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(data)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+    return hashlib.sha256(data).hexdigest()
+
+
+def resolve(model_sha256: str) -> Path | None:
+    """The shipped probes file of a model, if there is one."""
+    for name, entry in SHIPPED.items():
+        if entry["model"] == model_sha256:
+            return _SHIPPED_DIR / f"{name}.safetensors"
+    return None
+
+
+def load_probes(path: str | Path) -> Probes:
+    """Read a probes file.
+
+    Raises
+    ------
+    ProbesError
+        Missing, damaged, or another kind of file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ProbesError(f"{path}: {error.strerror}") from error
+    try:
+        tensors = load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        raise ProbesError(f"{path}: not a safetensors file ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise ProbesError(f"{path}: not a dynse probes file (format {metadata.get('format')!r})")
+    try:
+        header = json.loads(metadata["header"])
+        probes = tuple(_probe(entry) for entry in header.pop("probes"))
+        features = tensors["features"].astype(np.int64)
+        weights = tensors["weights"].astype(np.float32)
+        scale, bias = tensors["scale"], tensors["bias"]
+        outputs = sum(probe.outputs for probe in probes)
+        fits = weights.shape == (len(features), outputs) and scale.shape == bias.shape == (outputs,)
+        if not fits or np.abs(weights).sum(axis=0).max(initial=0) >= EXACT:
+            raise ProbesError(f"{path}: the weights do not fit the header")
+        if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
+            raise ProbesError(f"{path}: weights that are not finite")
+        digest = hashlib.sha256(data).hexdigest()
+        return Probes(header, probes, features, weights, scale, bias, digest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProbesError(f"{path}: damaged probes file ({error})") from error
+
+
+def _probe(entry: dict[str, Any]) -> Probe:
+    limits = entry["limits"]
+    return Probe(
+        **{
+            **entry,
+            "classes": tuple(entry["classes"]),
+            "limits": None if limits is None else (float(limits[0]), float(limits[1])),
+        }
+    )

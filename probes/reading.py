@@ -1,0 +1,290 @@
+"""Reading probes while a recording passes through the network, and summing up at its end.
+
+    listener(gain, gates) -> gather the probes' gates, sum their weights -> outputs of each frame
+    at the end: average over each probe's window, probabilities, segments, classes, medians
+
+A frame costs K lookups and at most K * T additions. The sums are of integers that float32 holds
+exactly (`probe_file`), so tracks are bit-identical however the recording is cut. Kept are the
+outputs, float32: some 4 MB an hour for each probe output.
+
+Imports neither scikit-learn nor scipy nor torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..audio.stft import HOP, SAMPLE_RATE
+from .probe_file import Probe, Probes, unlink
+
+__all__ = ["Gated", "ProbeReader", "Reading", "Segment", "SegmentRule", "segments"]
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+
+HOP_S = HOP / SAMPLE_RATE
+_MIN_SPEECH_S = 0.25
+"""With less speech than this nothing is said of SNR, SI-SDR, PESQ or gender."""
+_MIN_VOICED = 8
+_CLEAN_SNR_DB = 32.0
+"""From this SNR on there is no noise to be named."""
+
+
+class Gated(Protocol):
+    """What probes are read from."""
+
+    name: str
+    sha256: str
+    gate_shape: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class SegmentRule:
+    """When speech begins and ends: hysteresis in probability, least lengths in seconds."""
+
+    on: float = 0.5
+    off: float = 0.35
+    min_speech_s: float = 0.16
+    min_gap_s: float = 0.2
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech, and the mean probability in it."""
+
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+def segments(
+    probability: NDArray[Any], rule: SegmentRule | None = None, duration_s: float | None = None
+) -> list[Segment]:
+    """Stretches of speech.
+
+    A stretch holds frames that follow each other at or above ``off``, at least one of them at or
+    above ``on``. Gaps shorter than ``min_gap_s`` are closed, then stretches shorter than
+    ``min_speech_s`` dropped.
+
+    Parameters
+    ----------
+    probability : (L,) of speech; frame l stands for the time within half a hop of l * 16 ms.
+    duration_s : no segment ends later.
+    """
+    rule = rule or SegmentRule()
+    p = np.asarray(probability, np.float64)
+    runs: list[list[int]] = []
+    for first, last in _runs(p >= rule.off):
+        if p[first:last].max() < rule.on:
+            continue
+        if runs and (first - runs[-1][1]) * HOP_S < rule.min_gap_s:
+            runs[-1][1] = last
+        else:
+            runs.append([first, last])
+    limit = len(p) * HOP_S if duration_s is None else duration_s
+    return [
+        Segment(
+            max(first - 0.5, 0) * HOP_S,
+            min((last - 0.5) * HOP_S, limit),
+            float(p[first:last].mean()),
+        )
+        for first, last in runs
+        if (last - first) * HOP_S >= rule.min_speech_s
+    ]
+
+
+def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """[first, last) of each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _smooth(x: Float64, frames: int) -> Float64:
+    """Centred mean over `frames` (odd), of those there are at the ends: (L, k)."""
+    if frames <= 1 or not len(x):
+        return x
+    half = frames // 2
+    total = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0)])
+    at = np.arange(len(x))
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(x))
+    mean: Float64 = (total[high] - total[low]) / (high - low)[:, None]
+    return mean
+
+
+def _sigmoid(x: Float64) -> Float64:
+    p: Float64 = 1 / (1 + np.exp(-np.clip(x, -60, 60)))
+    return p
+
+
+def _log_softmax(x: Float64) -> Float64:
+    z = np.concatenate([np.zeros_like(x), x], axis=1) if x.shape[1] == 1 else x
+    z = z - z.max(axis=1, keepdims=True)
+    logs: Float64 = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    return logs
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the masks said of one recording.
+
+    Attributes
+    ----------
+    frames : how many.
+    utilisation : mean share of open gates; None without frames.
+    tracks : name -> (L,) float32, or (L, classes) log-probabilities of a class. NaN where there is
+        nothing to estimate: SNR and SI-SDR off speech, F0 off voiced frames.
+    segments : of speech.
+    classes : name -> label (None: too little to say) and probabilities by class.
+    values : name -> number or None, over speech or voiced frames.
+    """
+
+    frames: int
+    utilisation: float | None
+    tracks: dict[str, Float32]
+    segments: list[Segment]
+    speech_ratio: float | None
+    classes: dict[str, tuple[str | None, dict[str, float]]]
+    values: dict[str, float | None]
+
+
+class ProbeReader:
+    """Listens to a stream and reads its probes.
+
+    Parameters
+    ----------
+    probes : as read by `probe_file.load_probes`.
+    engine : the model that the gates come from.
+    rule : for segments of speech.
+
+    Raises
+    ------
+    ProbesError
+        The probes were fitted for another model.
+    """
+
+    def __init__(self, probes: Probes, engine: Gated, rule: SegmentRule | None = None):
+        self._gates = engine.gate_shape[0] * engine.gate_shape[1]
+        probes.check_model(engine.name, engine.sha256, self._gates)
+        self.probes, self._rule = probes, rule or SegmentRule()
+        self._outputs: list[Float32] = []
+        self._opened: list[NDArray[np.uint16]] = []
+
+    def update(self, gain: Float32, gates: NDArray[np.uint8]) -> None:
+        """Take (L, 257) gain, which is not looked at, and (L, I, C) gates: a `Stream` listener."""
+        del gain
+        flat = gates.reshape(len(gates), self._gates)
+        # Sums of integers below 2^24: exact, so neither BLAS nor the cut shows.
+        self._outputs.append(flat[:, self.probes.features].astype(np.float32) @ self.probes.weights)
+        self._opened.append(np.count_nonzero(flat, axis=1).astype(np.uint16))
+
+    __call__ = update
+
+    def finish(self, duration_s: float | None = None, silent: bool = False) -> Reading:
+        """Sum up all frames heard.
+
+        Parameters
+        ----------
+        duration_s : of the recording, where known; no segment ends later.
+        silent : the recording is digital silence, of which the masks say nothing.
+        """
+        probes = self.probes
+        columns = probes.weights.shape[1]
+        sums = np.concatenate([np.zeros((0, columns), np.float32), *self._outputs])
+        opened = np.concatenate([np.zeros(0, np.uint16), *self._opened])
+        count = len(sums)
+        tracks: dict[str, Float32] = {"utilisation": (opened / max(self._gates, 1)).astype("f4")}
+        for probe in probes.probes:
+            mine = slice(probe.first, probe.first + probe.outputs)
+            out = sums[:, mine].astype(np.float64) * probes.scale[mine] + probes.bias[mine]
+            out = _smooth(out, probe.window)
+            if probe.kind == "flag":
+                track = _sigmoid(out[:, 0])
+            elif probe.kind == "class":
+                track = _log_softmax(out)
+            else:
+                track = unlink(out[:, 0], probe.link)
+                track = track.clip(*probe.limits) if probe.limits else track
+            tracks[probe.name] = track.astype(np.float32)
+        if silent:
+            for name in ("vad", "voiced"):
+                if name in tracks:
+                    tracks[name] = np.zeros(count, np.float32)
+        spoken = np.zeros(count, np.bool_)
+        found: list[Segment] = []
+        if "vad" in tracks:
+            found = segments(tracks["vad"], self._rule, duration_s)
+            for segment in found:
+                first = round(segment.start_s / HOP_S + (0.5 if segment.start_s else 0))
+                spoken[first : round(segment.end_s / HOP_S + 0.5)] = True
+        voiced = spoken & (tracks["voiced"] >= 0.5) if "voiced" in tracks else spoken
+        enough = spoken.sum() * HOP_S >= _MIN_SPEECH_S
+        classes: dict[str, tuple[str | None, dict[str, float]]] = {}
+        values: dict[str, float | None] = {}
+        for probe in probes.probes:
+            track = tracks[probe.name]
+            if probe.kind == "class":
+                rows = spoken if probe.name in ("gender", "language") else np.ones(count, np.bool_)
+                said = enough if probe.name in ("gender", "language") else bool(count)
+                classes[probe.name] = _classify(probe, track[rows]) if said else (None, {})
+            elif probe.kind == "value" and probe.name != "f0_hz":
+                values[probe.name] = float(np.mean(track[spoken], dtype="f8")) if enough else None
+                if probe.name.startswith(("snr", "si_sdr")):
+                    track[~spoken] = np.nan
+        if "f0_hz" in tracks:
+            f0 = tracks["f0_hz"]
+            f0[~voiced] = np.nan
+            known = f0[voiced].astype(np.float64)
+            few = len(known) < _MIN_VOICED
+            for name, percent in (("median", 50), ("p10", 10), ("p90", 90)):
+                values[f"f0_{name}"] = None if few else float(np.percentile(known, percent))
+        self._calibrate(values, tracks, spoken, enough)
+        level = values.get("snr_input_db")
+        if silent or (level is not None and level >= _CLEAN_SNR_DB):
+            classes = {
+                name: (None, {}) if name == "category" or silent else said
+                for name, said in classes.items()
+            }
+        return Reading(
+            frames=count,
+            utilisation=float(tracks["utilisation"].mean(dtype="f8"))
+            if count and self._gates
+            else None,
+            tracks=tracks,
+            segments=found,
+            speech_ratio=float(spoken.mean()) if count else None,
+            classes=classes,
+            values=values,
+        )
+
+    def _calibrate(
+        self,
+        values: dict[str, float | None],
+        tracks: dict[str, Float32],
+        spoken: NDArray[np.bool_],
+        enough: bool,
+    ) -> None:
+        """SNR of the recording from that of its frames.
+
+        The mean of decibels over speech frames is some decibels below the ratio of powers that is
+        called the SNR of a recording; a line fitted over scenes leads from one to the other.
+        """
+        lines = self.probes.header.get("calibration", {})
+        for name, (slope, offset) in lines.items():
+            if enough and values.get(name) is not None:
+                mean = float(np.mean(tracks[name][spoken], dtype="f8"))
+                values[name] = float(np.clip(slope * mean + offset, -50.0, 60.0))
+
+
+def _classify(probe: Probe, logs: Float32) -> tuple[str | None, dict[str, float]]:
+    """Label and probabilities of a recording from those of its frames."""
+    mean = logs.mean(axis=0, dtype=np.float64) * probe.evidence
+    p = np.exp(mean - mean.max())
+    p /= p.sum()
+    best = int(np.argmax(p))
+    # Near chance there is nothing to say.
+    label = probe.classes[best] if p[best] >= 1.3 / len(probe.classes) else None
+    return label, {name: float(x) for name, x in zip(probe.classes, p, strict=True)}

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from dynse.audio.corpus import load_corpus
+from dynse.probes.data import StreamConfig, build_stream, enhanced_targets
+from dynse.probes.fit import fit_probes
+from dynse.probes.probe_file import load_probes
+
+MINUTES = 0.6
+
+
+@pytest.fixture
+def stream(corpus_folder, tmp_path, monkeypatch, no_pesq):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return build_stream(load_corpus(corpus_folder, "train"), StreamConfig(minutes=MINUTES))
+
+
+def test_labels_and_targets_are_on_one_grid(stream, engine):
+    enhanced_targets(stream, engine)
+    frames = len(stream.clean) // 256 + 1
+    assert stream.frames == frames
+    assert all(len(x) == frames for x in (*stream.labels.values(), *stream.targets.values()))
+    vad, spoken = stream.targets["vad"], stream.labels["utterance"] >= 0
+    assert 0.2 < vad.mean() < 0.9
+    assert not (vad & ~spoken).any()
+    assert (stream.labels["gender"][spoken] >= 0).all()
+    assert not (stream.targets["voiced"] & ~vad).any()
+    assert stream.classes["category"] == ["hiss", "rumble"]
+    assert len(stream.speakers) == stream.labels["utterance"].max() + 1
+    assert set(stream.speakers) <= {"s0", "s1", "s2", "s3"}
+
+
+def test_f0_tells_the_genders_apart(stream):
+    f0, gender = stream.targets["f0_hz"], stream.labels["gender"]
+    voiced = f0 > 0
+    medians = [np.median(f0[voiced & (gender == g)]) for g in (0, 1)]
+    assert medians[0] == pytest.approx(222, rel=0.15)
+    assert medians[1] == pytest.approx(115, rel=0.15)
+
+
+def test_a_stream_is_a_function_of_its_seed(stream, corpus_folder, tmp_path):
+    corpus = load_corpus(corpus_folder, "train")
+    again = build_stream(corpus, StreamConfig(minutes=MINUTES), cache_dir=tmp_path / "a")
+    other = build_stream(corpus, StreamConfig(minutes=MINUTES, seed=1), cache_dir=tmp_path / "a")
+    assert np.array_equal(again.clean, stream.clean)
+    assert np.array_equal(again.noise, stream.noise)
+    assert not np.array_equal(other.clean, stream.clean)
+
+
+def test_labels_are_renumbered_by_another_streams_classes(stream):
+    before = stream.labels["category"].copy()
+    stream.align({**stream.classes, "category": ["rumble", "wind"]})
+    after = stream.labels["category"]
+    assert ((after == 0) == (before == 1)).all()
+    assert (after[before != 1] == -1).all()
+
+
+def test_fitted_probes_beat_their_baselines(corpus_folder, tmp_path, engine, monkeypatch, no_pesq):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "probes.safetensors"
+    said = []
+    report = fit_probes(corpus_folder, engine, path, minutes=1.0, count=24, say=said.append)
+    probes = load_probes(path)
+    assert probes.sha256 == report.sha256
+    assert probes.header["model"]["sha256"] == engine.sha256
+    assert len(probes.features) == 24
+    assert report.header["held_out"] == "test"
+    assert "language" in report.skipped
+    assert "train: masks" in said
+    assert {"vad", "gender", "category", "snr_input_db", "pesq_input", "f0_hz"} <= {
+        probe.name for probe in probes.probes
+    }
+    held_out = report.scores["vad"]["held_out"]
+    assert held_out["accuracy"] > held_out["baseline_accuracy"] + 0.1
+    held_out = report.scores["snr_input_db"]["held_out"]
+    assert held_out["mae"] < held_out["baseline_mae"]
+    classes, matrix = report.confusion["category"]
+    assert classes == ("hiss", "rumble")
+    assert matrix.sum() == report.scores["category"]["held_out"]["frames"]
+    assert set(probes.header["calibration"]) <= {"snr_input_db", "snr_enhanced_db"}

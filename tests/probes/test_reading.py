@@ -1,0 +1,178 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
+
+from dynse.models.stream import Stream
+from dynse.probes.probe_file import (
+    EXACT,
+    Probe,
+    ProbesError,
+    load_probes,
+    quantise,
+    save_probes,
+)
+from dynse.probes.reading import ProbeReader, SegmentRule, segments
+
+PROBES = [
+    Probe("vad", "flag", (), 5, None, "identity", 0, 1),
+    Probe("voiced", "flag", (), 1, None, "identity", 1, 1),
+    Probe("gender", "class", ("female", "male"), 9, None, "identity", 2, 1),
+    Probe("category", "class", ("a", "b", "c"), 31, None, "identity", 3, 3, 2.0),
+    Probe("snr_input_db", "value", (), 1, (-50.0, 30.0), "identity", 6, 1),
+    Probe("f0_hz", "value", (), 1, (50.0, 800.0), "identity", 7, 1),
+]
+
+
+def write(path, engine, **header):
+    rng = np.random.default_rng(0)
+    gates = engine.gate_shape[0] * engine.gate_shape[1]
+    features = np.sort(rng.permutation(gates)[:48])
+    scale = np.array([1, 1, 1, 0.3, 0.3, 0.3, 3, 20])
+    bias = np.array([0.5, 0.5, 0, 0, 0, 0, 5, 150])
+    model = {"name": engine.name, "sha256": engine.sha256}
+    header = {"name": "random", "model": model, **header}
+    weights = rng.standard_normal((48, 8)) * scale
+    save_probes(path, header, PROBES, features, weights, bias)
+    return features, weights, bias
+
+
+@pytest.fixture(scope="module")
+def probes(engine, tmp_path_factory):
+    path = tmp_path_factory.mktemp("probes") / "random.safetensors"
+    write(path, engine, calibration={"snr_input_db": [1.0, 6.0]})
+    return load_probes(path)
+
+
+def read(engine, probes, x, cuts=()):
+    reader = ProbeReader(probes, engine)
+    stream = Stream(engine, listener=reader.update)
+    for part in np.split(x, cuts):
+        stream.feed(part)
+    stream.flush()
+    return reader.finish(len(x) / 16000)
+
+
+@given(cuts=st.lists(st.integers(0, 20000), max_size=9).map(sorted), length=st.integers(0, 20000))
+@settings(max_examples=25, deadline=None)
+def test_any_cut_gives_the_same_bits(engine, probes, speechlike, cuts, length):
+    x = speechlike[:length]
+    whole, cut = read(engine, probes, x), read(engine, probes, x, cuts)
+    assert whole.tracks.keys() == cut.tracks.keys()
+    for name, track in whole.tracks.items():
+        assert np.array_equal(track, cut.tracks[name], equal_nan=True), name
+    assert whole.values == cut.values
+    assert whole.classes == cut.classes
+    assert whole.segments == cut.segments
+
+
+def test_tracks_are_the_weighted_sums(engine, tmp_path, speechlike):
+    features, weights, bias = write(tmp_path / "p", engine)
+    probes = load_probes(tmp_path / "p")
+    seen = []
+    stream = Stream(engine, listener=lambda _, gates: seen.append(gates))
+    stream.feed(speechlike)
+    stream.flush()
+    gates = np.concatenate(seen)
+    flat = gates.reshape(len(gates), -1).astype(float)
+    outputs = flat[:, features] @ weights + bias
+    reading = read(engine, probes, speechlike)
+    voiced = 1 / (1 + np.exp(-outputs[:, 1]))
+    np.testing.assert_allclose(reading.tracks["voiced"], voiced, atol=1e-5)
+    inner = np.convolve(outputs[:, 0], np.ones(5) / 5, mode="valid")
+    np.testing.assert_allclose(reading.tracks["vad"][2:-2], 1 / (1 + np.exp(-inner)), atol=1e-5)
+    np.testing.assert_allclose(reading.tracks["utilisation"], flat.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(np.exp(reading.tracks["category"]).sum(axis=1), 1, atol=1e-5)
+
+
+def test_every_partial_sum_is_exact():
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((300, 5)) * 10.0 ** rng.integers(-3, 3, 5)
+    weights[:, 4] = 0
+    integers, scale = quantise(weights)
+    assert (np.abs(integers).sum(axis=0) < EXACT).all()
+    np.testing.assert_allclose(integers * scale, weights, atol=1e-4 * np.abs(weights).max())
+    bits = (rng.uniform(size=(50, 300)) < 0.5).astype(np.float32)
+    exact = bits.astype(np.int64) @ integers.astype(np.int64)
+    assert np.array_equal(bits @ integers, exact)
+
+
+def test_segments_have_hysteresis_and_least_lengths():
+    p = np.zeros(200)
+    p[10:40] = 0.9
+    p[40:50] = 0.4  # below `on` but above `off`: goes on
+    p[55:70] = 0.9  # a gap of 80 ms: closed
+    p[100:104] = 0.9  # 64 ms: too short
+    p[150:170] = 0.45  # never reaches `on`
+    rule = SegmentRule(on=0.5, off=0.35, min_speech_s=0.16, min_gap_s=0.2)
+    (found,) = segments(p, rule)
+    assert found.start_s == pytest.approx(9.5 * 0.016)
+    assert found.end_s == pytest.approx(69.5 * 0.016)
+    assert 0.7 < found.confidence < 0.9
+    assert segments(np.zeros(0), rule) == []
+    (whole,) = segments(np.ones(100), rule, duration_s=1.55)
+    assert (whole.start_s, whole.end_s) == (0.0, 1.55)
+
+
+def test_nothing_to_estimate_is_null(engine, probes):
+    nothing = read(engine, probes, np.zeros(0, np.float32))
+    assert nothing.frames == 0
+    assert nothing.utilisation is None
+    assert nothing.speech_ratio is None
+    assert set(nothing.values.values()) == {None}
+    reader = ProbeReader(probes, engine)
+    stream = Stream(engine, listener=reader)
+    stream.feed(np.zeros(16000, np.float32))
+    stream.flush()
+    silence = reader.finish(1.0, silent=True)
+    assert silence.segments == []
+    assert silence.speech_ratio == 0
+    assert set(silence.values.values()) == {None}
+    assert all(label is None for label, _ in silence.classes.values())
+    assert np.isnan(silence.tracks["snr_input_db"]).all()
+
+
+def test_calibration_shifts_the_snr_of_the_recording(engine, probes, speechlike):
+    reading = read(engine, probes, speechlike)
+    if reading.values["snr_input_db"] is not None:
+        mean = np.nanmean(reading.tracks["snr_input_db"])
+        assert reading.values["snr_input_db"] == pytest.approx(mean + 6, abs=1e-3)
+
+
+def test_probes_of_another_model_are_refused(engine, tmp_path):
+    other = type("Other", (), {"name": "other", "sha256": "f" * 64, "gate_shape": (6, 40)})
+    write(tmp_path / "p", other)
+    with pytest.raises(ProbesError, match=r"fitted for the model 'other' .* not for 'tiny'"):
+        ProbeReader(load_probes(tmp_path / "p"), engine)
+
+
+def test_damaged_files_are_refused(engine, tmp_path):
+    with pytest.raises(ProbesError, match="No such file"):
+        load_probes(tmp_path / "nothing")
+    (tmp_path / "text").write_text("hello, this is not a safetensors file")
+    with pytest.raises(ProbesError, match="not a safetensors file"):
+        load_probes(tmp_path / "text")
+    write(tmp_path / "p", engine)
+    data = (tmp_path / "p").read_bytes()
+    (tmp_path / "q").write_bytes(data.replace(b"dynse.probes/1", b"dynse.probes/9"))
+    with pytest.raises(ProbesError, match="not a dynse probes file"):
+        load_probes(tmp_path / "q")
+    (tmp_path / "r").write_bytes(data[:-8])
+    with pytest.raises(ProbesError, match="not a safetensors file"):
+        load_probes(tmp_path / "r")
+    save_file({"x": np.zeros(1)}, tmp_path / "s")
+    with pytest.raises(ProbesError, match="not a dynse probes file"):
+        load_probes(tmp_path / "s")
+
+
+def test_run_time_imports_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, dynse.probes.reading, dynse.probes.probe_file;"
+        "print([m for m in ('sklearn', 'scipy', 'torch', 'librosa') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"

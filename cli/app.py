@@ -17,6 +17,7 @@ from .. import __version__
 from ..audio.errors import DynseError
 from .enhance import enhance
 from .evaluate import evaluate
+from .export import export
 from .fit_probes import fit_probes
 from .models import models
 from .probe import probe
@@ -57,6 +58,7 @@ app.command("fit-probes")(fit_probes)
 app.command()(train)
 app.command()(evaluate)
 app.command()(models)
+app.command()(export)
 
 
 def main() -> None:

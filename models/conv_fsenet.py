@@ -209,8 +209,12 @@ class ConvFSENet(nn.Module):
         Multiplying the input by a constant changes neither. Frames of digital silence leave the
         state alone, so that a dropout does not pull the level and the floor down.
         """
+        return self.features_of_power(spectrum.real**2 + spectrum.imag**2, state)
+
+    @torch.no_grad()
+    def features_of_power(self, power: Tensor, state: State) -> tuple[Tensor, State]:
+        """`features` from the power spectrum, (B, L, F) real."""
         config = self.config
-        power = spectrum.real**2 + spectrum.imag**2
         compressed = (power @ self.pool) ** (config.compression / 2)  # (B, L, bands)
         # Bins below 50 Hz carry DC offset and rumble, not level.
         mean = compressed[..., 2:].mean(-1)  # (B, L)

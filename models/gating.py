@@ -62,19 +62,19 @@ def binarise(score: Tensor, estimator: Estimator, training: bool) -> Tensor:
     ----------
     score : any shape.
     estimator : how the gradient passes the threshold.
-    training : Gumbel noise is added only in training.
+    training : outside training there is neither a gradient nor Gumbel noise.
 
     Returns
     -------
     Tensor
         Shape and dtype of `score`, values in {0, 1}.
     """
+    if not training:
+        return (score > 0).to(score.dtype)
     if estimator == "fast_sigmoid":
         return _FastSigmoid.apply(score)
     if estimator == "straight_through":
         return _StraightThrough.apply(score)
-    if not training:
-        return (score > 0).to(score.dtype)
     # The difference of two Gumbel variables is logistic.
     uniform = torch.rand_like(score).clamp(1e-6, 1 - 1e-6)
     soft = torch.sigmoid(2.0 * (score + 0.3 * torch.logit(uniform)))

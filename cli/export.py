@@ -1,0 +1,30 @@
+"""`dynse export`: a model for other runtimes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    onnx: Annotated[Path, typer.Option(metavar="FILE", help="ONNX file to write.")],
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="A shipped model or a checkpoint.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", help="Tracebacks of failures.")
+    ] = False,
+) -> None:
+    """Export the stateful step of a model: STFT frame and state in, mask, gates and state out."""
+    from ..audio.errors import ExistsError
+    from ..models.checkpoint import DEFAULT, read
+    from ..models.export import export_onnx
+
+    if onnx.exists() and not overwrite:
+        raise ExistsError("it exists; --overwrite replaces it", onnx)
+    export_onnx(read(model or DEFAULT), onnx)
+    print(f"{onnx}: {onnx.stat().st_size / 1e6:.1f} MB", file=sys.stderr)

@@ -1,0 +1,45 @@
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from dynse.audio.stft import analyse
+from dynse.cli.app import _run
+from dynse.models.checkpoint import read
+from dynse.models.export import state_names
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint_path, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
+    assert _run(["export", "--onnx", str(path), "--model", str(checkpoint_path)]) == 0
+    return path
+
+
+def test_onnx_steps_agree_with_the_engine(exported, engine, speechlike, network):
+    frames = analyse(speechlike)[:80]
+    frames[30:33] = 0
+    mask, gates, _ = engine.step(frames, engine.initial_state())
+    session = onnxruntime.InferenceSession(str(exported))
+    names = state_names(network.config.blocks)
+    shapes = {node.name: node.shape for node in session.get_inputs()}
+    state = {name: np.zeros(shapes[name], np.float32) for name in names}
+    for i, frame in enumerate(frames):
+        real = np.stack([frame.real, frame.imag], -1)[None, None].astype(np.float32)
+        out = session.run(None, {"frame": real, **state})
+        np.testing.assert_allclose(out[0][0], mask[i], atol=1e-4)
+        np.testing.assert_array_equal(out[1][0], gates[i])
+        state = dict(zip(names, out[2:], strict=True))
+
+
+def test_onnx_carries_the_header(exported, checkpoint_path):
+    about = onnxruntime.InferenceSession(str(exported)).get_modelmeta().custom_metadata_map
+    checkpoint = read(checkpoint_path)
+    assert json.loads(about["dynse"]) == checkpoint.header
+    assert about["dynse_sha256"] == checkpoint.sha256
+
+
+def test_existing_file_is_kept(exported, checkpoint_path, capsys):
+    assert _run(["export", "--onnx", str(exported), "--model", str(checkpoint_path)]) == 1
+    assert "--overwrite" in capsys.readouterr().err

@@ -21,6 +21,9 @@ def fit_probes(
         Path, typer.Option("-o", "--output", metavar="FILE", help="Probes file to write.")
     ] = Path("probes.safetensors"),
     minutes: Annotated[float, typer.Option(min=0.5, help="Noisy speech to fit on.")] = 30.0,
+    pesq_minutes: Annotated[
+        float, typer.Option(min=0.1, help="Of each part PESQ is computed on; the slow part.")
+    ] = 30.0,
     gates: Annotated[int, typer.Option(min=1, help="How many gates the probes read.")] = 128,
     check: Annotated[
         bool, typer.Option("--check", help="Only look at the data, and print counts.")

@@ -116,7 +116,7 @@ def fit_probes(
     target: Path,
     *,
     name: str | None = None,
-    minutes: float = 90.0,
+    minutes: float = 30.0,
     pesq_minutes: float = 30.0,
     count: int = 128,
     seed: int = 0,

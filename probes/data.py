@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ class LabelledStream:
     labels: dict[str, NDArray[np.int32]]
     classes: dict[str, list[str]]
     speakers: list[str]
-    targets: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    targets: dict[str, NDArray[Any]] = field(default_factory=dict)
     pesq_minutes: float = 30.0
 
     @property
@@ -107,13 +108,17 @@ class LabelledStream:
         """(clean, noisy) pieces in order, float32."""
         size = round(seconds * SAMPLE_RATE) // HOP * HOP
         for start in range(0, len(self.clean), size):
-            clean = self.clean[start : start + size].astype(np.float32) / 32768
-            yield clean, clean + self.noise[start : start + size].astype(np.float32) / 32768
+            clean = _decoded(self.clean[start : start + size])
+            yield clean, clean + _decoded(self.noise[start : start + size])
 
     def whole(self) -> tuple[Float32, Float32]:
         """(clean, noisy) at once."""
-        clean = self.clean.astype(np.float32) / 32768
-        return clean, clean + self.noise.astype(np.float32) / 32768
+        clean = _decoded(self.clean)
+        return clean, clean + _decoded(self.noise)
+
+
+def _decoded(x: NDArray[np.int16]) -> Float32:
+    return x.astype(np.float32) * np.float32(1 / 32768)
 
 
 class _Deck:
@@ -170,14 +175,16 @@ class _Director:
         rng, cfg = self.rng, self.config
         draw = rng.random()
         wanted = round(rng.uniform(*cfg.scene_s) * SAMPLE_RATE)
-        clean, utterances = np.zeros(0, np.float32), []
+        clean: NDArray[Any] = np.zeros(0, np.float32)
+        utterances: list[tuple[int, int, Clip]] = []
         if draw >= cfg.p_noise_only:
             clean, utterances = self._talk(wanted)
         n = max(len(clean), 0) or wanted
         n += -n % HOP
         clean = np.pad(clean, (0, n - len(clean)))
         if cfg.p_noise_only <= draw < cfg.p_noise_only + cfg.p_clean:
-            category, noise = "", np.zeros(n, np.float32)
+            category = ""
+            noise: NDArray[Any] = np.zeros(n, np.float32)
             if rng.random() < 0.5:  # recordings are hardly ever free of a noise floor
                 noise = (
                     10 ** (-rng.uniform(35, 60) / 20) * _UTTERANCE_LEVEL
@@ -203,7 +210,7 @@ class _Director:
     def _talk(self, wanted: int) -> tuple[Float32, list[tuple[int, int, Clip]]]:
         rng, cfg = self.rng, self.config
         parts: list[Float32] = []
-        utterances = []
+        utterances: list[tuple[int, int, Clip]] = []
         at = 0
         while at < wanted:
             # The gender heard less so far: utterances differ in length.
@@ -380,7 +387,8 @@ def _write(folder: Path, corpus: Corpus, config: StreamConfig) -> None:
     names = ("gender", "language", "category", "utterance", "scene")
     labels = {name: np.full(frames, -1, np.int32) for name in names}
     vad = np.zeros(frames, np.bool_)
-    director, speakers = _Director(corpus, config), []
+    director = _Director(corpus, config)
+    speakers: list[str] = []
     clean, noise = (
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.int16, shape=(n,))
         for name in ("clean", "noise")

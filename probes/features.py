@@ -14,6 +14,7 @@ with 1152 gates take 330 MB, the real-valued ones float16) and handed out as flo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,19 +43,19 @@ class Features:
     binary : whether the features are bits.
     """
 
-    def __init__(self, stored: NDArray[np.generic], width: int, binary: bool):
+    def __init__(self, stored: NDArray[Any], width: int, binary: bool):
         self._stored, self.width, self.binary = stored, width, binary
 
     @classmethod
-    def of(cls, x: NDArray[np.generic]) -> Features:
+    def of(cls, x: NDArray[Any]) -> Features:
         """Features of a (L, d) array: uint8 of {0, 1}, or float."""
         binary = x.dtype == np.uint8
-        return cls(np.packbits(x, axis=1) if binary else np.float16(x), x.shape[1], binary)
+        return cls(np.packbits(x, axis=1) if binary else x.astype(np.float16), x.shape[1], binary)
 
     def __len__(self) -> int:
         return len(self._stored)
 
-    def _unpacked(self, first: int, last: int) -> NDArray[np.generic]:
+    def _unpacked(self, first: int, last: int) -> NDArray[Any]:
         rows = self._stored[max(first, 0) : min(last, len(self))]
         return np.unpackbits(rows, axis=1, count=self.width) if self.binary else rows
 
@@ -78,7 +79,8 @@ class Features:
         np.cumsum(rows, axis=0, dtype=np.float32, out=total[1:])
         at = np.arange(first, last) - low
         start, end = np.maximum(at - half, 0), np.minimum(at + half + 1, len(rows))
-        return (total[end] - total[start]) / (end - start)[:, None].astype(np.float32)
+        mean: Float32 = (total[end] - total[start]) / (end - start)[:, None].astype(np.float32)
+        return mean
 
     def blocks(
         self,
@@ -103,7 +105,7 @@ class Features:
 
 def run_network(
     engine: Engine, blocks: Iterable[Float32], scores: bool = False
-) -> Iterator[dict[str, NDArray[np.generic]]]:
+) -> Iterator[dict[str, NDArray[Any]]]:
     """Pass a signal through the network.
 
     Parameters
@@ -121,11 +123,11 @@ def run_network(
     analysis, state = Analysis(), engine.initial_state()
     count = engine.gate_shape[0] * engine.gate_shape[1]
 
-    def step(frames: NDArray[np.complex64]) -> dict[str, NDArray[np.generic]]:
+    def step(frames: NDArray[np.complex64]) -> dict[str, NDArray[Any]]:
         nonlocal state
         raw = np.empty((len(frames), *engine.gate_shape), np.float32) if scores else None
         mask, gates, state = engine.step(frames, state, raw)
-        found: dict[str, NDArray[np.generic]] = {
+        found: dict[str, NDArray[Any]] = {
             "masks": gates.reshape(len(frames), count),
             "spectrum": np.log(np.maximum(np.abs(frames), 1e-5)),
             "suppression": mask,
@@ -143,12 +145,14 @@ def collect(
     engine: Engine, blocks: Iterable[Float32], sources: Sequence[str] = ("masks",)
 ) -> dict[str, Features]:
     """Features of a whole signal from the sources named, by source."""
-    parts: dict[str, list[NDArray[np.generic]]] = {source: [] for source in sources}
+    parts: dict[str, list[NDArray[Any]]] = {source: [] for source in sources}
     for found in run_network(engine, blocks, "scores" in sources):
         for source in sources:
             x = found[source]
             # Packed at once, to hold a bit a gate and not a byte.
-            parts[source].append(np.packbits(x, axis=1) if source == "masks" else np.float16(x))
+            parts[source].append(
+                np.packbits(x, axis=1) if source == "masks" else x.astype(np.float16)
+            )
     count = engine.gate_shape[0] * engine.gate_shape[1]
     return {
         source: Features(

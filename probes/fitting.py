@@ -184,10 +184,10 @@ class _Moments:
         z = (x - mean) / std;  (Z'Z + l2 I) v = Z'(y - mean);  w = v / std;  b = mean_y - mean_x w
         """
         xx, xy, _ = self.centred()
-        std = np.sqrt(np.maximum(np.diag(xx) / self.n, 0))
+        std: Float64 = np.sqrt(np.maximum(np.diag(xx) / self.n, 0))
         inverse = np.where(std > 1e-9, 1 / np.maximum(std, 1e-9), 0.0)
         a = xx * inverse[:, None] * inverse + (l2 + 1e-9 * self.n) * np.eye(len(std))
-        w = np.linalg.solve(a, xy * inverse[:, None]) * inverse[:, None]
+        w: Float64 = np.linalg.solve(a, xy * inverse[:, None]) * inverse[:, None]
         return w, (self.y - self.x @ w) / self.n, std
 
 
@@ -465,7 +465,7 @@ def score(
     }
     if baseline is not None:
         found["baseline_accuracy"] = float((y == int(baseline)).mean())
-    return {**found, "frames": len(y), "deciding": -found["log_loss"]}
+    return {**found, "frames": len(y), "deciding": float(kept.mean())}
 
 
 def frame_by_frame(tasks: Iterable[Task] = TASKS) -> tuple[Task, ...]:

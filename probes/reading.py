@@ -201,6 +201,7 @@ class ProbeReader:
             mine = slice(probe.first, probe.first + probe.outputs)
             out = sums[:, mine].astype(np.float64) * probes.scale[mine] + probes.bias[mine]
             out = _smooth(out, probe.window)
+            track: Float64
             if probe.kind == "flag":
                 track = _sigmoid(out[:, 0])
             elif probe.kind == "class":
@@ -225,15 +226,15 @@ class ProbeReader:
         classes: dict[str, tuple[str | None, dict[str, float]]] = {}
         values: dict[str, float | None] = {}
         for probe in probes.probes:
-            track = tracks[probe.name]
+            read = tracks[probe.name]
             if probe.kind == "class":
                 rows = spoken if probe.name in ("gender", "language") else np.ones(count, np.bool_)
                 said = enough if probe.name in ("gender", "language") else bool(count)
-                classes[probe.name] = _classify(probe, track[rows]) if said else (None, {})
+                classes[probe.name] = _classify(probe, read[rows]) if said else (None, {})
             elif probe.kind == "value" and probe.name != "f0_hz":
-                values[probe.name] = float(np.mean(track[spoken], dtype="f8")) if enough else None
+                values[probe.name] = float(np.mean(read[spoken], dtype="f8")) if enough else None
                 if probe.name.startswith(("snr", "si_sdr")):
-                    track[~spoken] = np.nan
+                    read[~spoken] = np.nan
         if "f0_hz" in tracks:
             f0 = tracks["f0_hz"]
             f0[~voiced] = np.nan

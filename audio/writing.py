@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, BinaryIO, Literal
 
@@ -241,8 +242,13 @@ class Writer:
     def _guarded(self, action: Callable[[Sink], None]) -> None:
         if self._sink is None:
             raise ValueError("the writer is closed")
-        try:
+        with self._explained():
             action(self._sink)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except BrokenPipeError:
             raise
         except AudioError as error:
@@ -272,13 +278,11 @@ class Writer:
         own = stream is None
         try:
             out: Any = open(path, "wb") if path is not None and own else stream  # noqa: SIM115
-            self._sink = (
-                RawSink(out, own) if self.container == "RAW" else WavSink(out, self._spec, own=own)
-            )
-        except BrokenPipeError:
-            raise
         except OSError as error:
             raise UnwritableError(f"it cannot be opened: {error.strerror}", self._name) from error
+        raw = self.container == "RAW"
+        with self._explained():
+            self._sink = RawSink(out, own) if raw else WavSink(out, self._spec, own=own)
 
     def to_file(self, frames: int | None, overwrite: bool) -> None:
         """Write to the file of this name; `frames` are announced, if that many are known.

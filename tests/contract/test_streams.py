@@ -1,0 +1,213 @@
+"""Pipes, stdout and stderr, exit codes, interruption."""
+
+import io
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+
+def wav(samples, rate=16000, size=None):
+    out = io.BytesIO()
+    soundfile.write(out, samples, rate, "PCM_16", format="WAV")
+    data = bytearray(out.getvalue())
+    if size is not None:
+        data[40:44] = struct.pack("<I", size)
+    return bytes(data)
+
+
+@pytest.fixture
+def expected(dynse, here, noise):
+    """What comes of the file, as bytes of its samples."""
+    dynse.write("in.wav", noise(20000, 2))
+    assert here("in.wav", "-o", "expected.wav") == 0
+    return dynse.read("expected.wav", "int16").tobytes()
+
+
+@pytest.mark.parametrize("size", [None, 0, 0xFFFFFFFF])
+def test_wav_in_wav_out_whatever_the_size_fields_say(dynse, noise, expected, size):
+    done = dynse("-", "-o", "-", stdin=wav(noise(20000, 2), size=size))
+    assert done.returncode == 0
+    assert done.stdout[:4] == b"RIFF"
+    assert done.stdout[-len(expected) :] == expected
+    assert len(done.lines) == 1, "data on stdout, the rest on stderr"
+
+
+def test_stdin_alone_goes_to_stdout_and_stdin_into_a_file(dynse, noise, expected):
+    data = wav(noise(20000, 2))
+    assert dynse("-", stdin=data).stdout[-len(expected) :] == expected
+    assert dynse("-", "-o", "x.wav", stdin=data).stdout == b""
+    assert dynse.read("x.wav", "int16").tobytes() == expected
+
+
+@pytest.mark.parametrize(("raw", "code"), [("s16le", "<i2"), ("f32le", "<f4")])
+def test_raw_in_raw_out(dynse, noise, expected, raw, code):
+    pcm = dynse.read("in.wav", "int16" if raw == "s16le" else "float32").astype(code).tobytes()
+    how = ["--raw", raw, "--rate", "16000", "--channels", "2"]
+    done = dynse("-", *how, stdin=pcm)
+    assert done.returncode == 0
+    assert len(done.stdout) == len(pcm), "no header"
+    got = np.frombuffer(done.stdout, code).astype(float) / (32768 if raw == "s16le" else 1)
+    np.testing.assert_allclose(got, np.frombuffer(expected, "<i2") / 32768, atol=2**-15)
+    (dynse.folder / "in.pcm").write_bytes(pcm)
+    assert dynse("in.pcm", *how, "-o", "out.raw").returncode == 0
+    assert (dynse.folder / "out.raw").read_bytes() == done.stdout
+    assert dynse("in.pcm", *how).returncode == 0
+    assert dynse.info("in_enhanced.wav").samplerate == 16000
+    done = dynse("in.wav", *how, "-o", "no.wav")
+    assert done.returncode == 1
+    assert "leave --raw out" in done.text
+
+
+def test_first_samples_leave_before_the_last_arrive(dynse, noise):
+    """Of 3 s of 48 kHz stereo, at least 2.2 s are out while more may come."""
+    data = wav(noise(3 * 48000, 2), 48000, 0xFFFFFFFF)
+    process = dynse.start("-", "-o", "-", "-q", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process:
+        feed = threading.Thread(target=lambda: (process.stdin.write(data), process.stdin.flush()))
+        feed.start()
+        wanted = int(2.2 * 48000) * 4
+        assert len(process.stdout.read(wanted)) == wanted
+        feed.join()
+        process.stdin.close()
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert wanted + len(rest) - len(data) in range(40)
+
+
+def test_memory_does_not_grow_with_the_length(dynse):
+    peaks = []
+    for seconds in (20, 200):
+        samples = np.random.default_rng(0).integers(-3000, 3000, 8000 * seconds).astype("<i2")
+        process = dynse.start("-", "-o", "-", "-q", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        data = wav(samples, 8000, 0xFFFFFFFF)
+
+        def feed(process=process, data=data):
+            process.stdin.write(data)
+            process.stdin.close()
+
+        thread = threading.Thread(target=feed)
+        thread.start()
+        received = sum(map(len, iter(lambda p=process: p.stdout.read(1 << 16), b"")))
+        thread.join()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        process.stdout.close()
+        process.stderr.close()
+        assert process.returncode == 0
+        assert received == 44 + 2 * len(samples)
+        peaks.append(usage.ru_maxrss / 1024)
+    assert peaks[1] - peaks[0] < 20, "MB"
+
+
+def test_closed_pipe_ends_quietly(dynse, noise):
+    dynse.write("long.wav", noise(16000 * 30))
+    command = " ".join(f"'{part}'" for part in dynse.command("long.wav", "-o", "-"))
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | head -c 1000 > head; exit ${{PIPESTATUS[0]}}"],
+        cwd=dynse.folder,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_quiet_and_verbose(dynse):
+    dynse.write("a.wav")
+    (dynse.folder / "b.wav").write_text("words")
+    done = dynse("a.wav", "b.wav", "-o", "out", "-q")
+    assert done.returncode == 1
+    assert done.lines[0].startswith("b.wav: ")
+    assert done.stdout == b""
+    done = subprocess.run(
+        dynse.command("b.wav", "-v"), cwd=dynse.folder, capture_output=True, check=False
+    )
+    assert b"Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(b"b.wav: ")
+
+
+def test_progress_only_where_a_person_looks(dynse, noise):
+    for name in "ab":
+        dynse.write(f"{name}.wav", noise(48000 * 20, 2), 48000)
+    master, slave = pty.openpty()
+    process = dynse.start("a.wav", "b.wav", "-o", "out", "--subtype", "PCM_16", stderr=slave)
+    os.close(slave)
+    seen = b""
+    try:
+        while data := os.read(master, 1 << 16):
+            seen += data
+    except OSError:  # Linux: the other end is closed
+        pass
+    os.close(master)
+    assert process.wait(60) == 0
+    assert b"/2 files" in seen
+    assert b"of sound done, about" in seen
+    done = dynse("a.wav", "-o", "again.wav")
+    assert b"\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_is_130_and_leaves_no_half_file(dynse, noise, workers, number):
+    for i in range(4):
+        dynse.write(f"in/{i}.wav", noise(48000 * 60, 1, seed=i), 48000)
+    process = dynse.start("in", "-o", "out", "-j", workers, start_new_session=True)
+    out = dynse.folder / "out"
+    deadline = time.monotonic() + 60
+    while not (out.exists() and any(name.endswith(".part") for name in os.listdir(out))):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in said
+    assert b"dynse: interrupted" in said
+    left = dynse.files("out")
+    assert not [name for name in left if name.endswith(".part")]
+    assert len(left) < 4
+    assert all(dynse.info(f"out/{name}").frames == 48000 * 60 for name in left)
+
+
+def test_second_interruption_is_immediate(dynse, noise, tmp_path):
+    """A program that never comes to the end of tidying up stands for whatever hangs."""
+    (tmp_path / "hanging.py").write_text(
+        "import time\n"
+        "from dynse.cli.batch import run\n"
+        "from dynse.cli.planning import Job\n"
+        "class Work:\n"
+        "    def start(self): return self.do\n"
+        "    def do(self, job, heard):\n"
+        "        print('started', flush=True)\n"
+        "        try: time.sleep(60)\n"
+        "        finally: print('tidying', flush=True); time.sleep(60)\n"
+        "run([Job('a', 'b')], Work(), lambda *_: None)\n"
+    )
+    with subprocess.Popen([sys.executable, "hanging.py"], cwd=tmp_path, stdout=-1) as process:
+        for word in (b"started\n", b"tidying\n"):
+            assert process.stdout.readline() == word
+            process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+
+
+def test_wrong_model_is_one_line(dynse):
+    dynse.write("a.wav")
+    dynse.write("b.wav")
+    done = dynse("a.wav", "b.wav", model="nope")
+    assert done.returncode == 1
+    assert len(done.lines) == 1
+    assert "shipped models are" in done.text
+    (dynse.folder / "bad.safetensors").write_bytes(b"bad")
+    for workers in (1, 2):
+        done = dynse("a.wav", "b.wav", "-j", workers, model="bad.safetensors")
+        assert done.returncode == 1
+        assert len(done.lines) == 1
+        assert "not a safetensors file" in done.text

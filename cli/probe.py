@@ -205,15 +205,11 @@ def load_fitting_probes(engine: Engine, path: Path | None) -> Probes:
     ProbesError
         No such file, or one fitted for another model; nothing shipped for this model.
     """
-    from ..probes.probe_file import ProbesError, load_probes, resolve
+    from ..probes.probe_file import load_probes, load_shipped
 
-    place = path or resolve(engine.sha256)
-    if place is None:
-        raise ProbesError(
-            f"no probes are shipped for the model {engine.name!r} ({engine.sha256[:12]}...);"
-            " fit some with dynse fit-probes and name them with --probes"
-        )
-    probes = load_probes(place)
+    if path is None:
+        return load_shipped(engine.name, engine.sha256)
+    probes = load_probes(path)
     probes.check_model(engine.name, engine.sha256, engine.gate_shape[0] * engine.gate_shape[1])
     return probes
 

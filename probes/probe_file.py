@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 
 from ..audio.errors import DynseError
 
-__all__ = ["FORMAT", "SHIPPED", "Probe", "Probes", "ProbesError", "load_probes", "save_probes"]
+__all__ = [
+    "FORMAT",
+    "SHIPPED",
+    "Probe",
+    "Probes",
+    "ProbesError",
+    "load_probes",
+    "load_shipped",
+    "save_probes",
+]
 
 FORMAT = "dynse.probes/1"
 _SHIPPED_DIR = Path(__file__).parent / "weights"
@@ -183,12 +192,28 @@ def save_probes(
     return hashlib.sha256(data).hexdigest()
 
 
-def resolve(model_sha256: str) -> Path | None:
-    """The shipped probes file of a model, if there is one."""
+def load_shipped(model_name: str, model_sha256: str) -> Probes:
+    """Read the probes that are shipped for a model.
+
+    Raises
+    ------
+    ProbesError
+        There are none, or the file is not the one that was shipped.
+    """
     for name, entry in SHIPPED.items():
         if entry["model"] == model_sha256:
-            return _SHIPPED_DIR / f"{name}.safetensors"
-    return None
+            path = _SHIPPED_DIR / f"{name}.safetensors"
+            probes = load_probes(path)
+            if probes.sha256 != entry["sha256"]:
+                raise ProbesError(
+                    f"{path}: sha256 {probes.sha256[:12]}..., expected {entry['sha256'][:12]}...;"
+                    " reinstall dynse"
+                )
+            return probes
+    raise ProbesError(
+        f"no probes are shipped for the model {model_name!r} ({model_sha256[:12]}...);"
+        " fit some with dynse fit-probes and name them with --probes"
+    )
 
 
 def load_probes(path: str | Path) -> Probes:

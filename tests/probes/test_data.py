@@ -9,9 +9,14 @@ from dynse.probes.probe_file import load_probes
 MINUTES = 0.6
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def stream(corpus_folder, tmp_path, monkeypatch, no_pesq):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def stream(corpus_folder, cache, monkeypatch, no_pesq):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return build_stream(load_corpus(corpus_folder, "train"), StreamConfig(minutes=MINUTES))
 
 
@@ -55,11 +60,14 @@ def test_labels_are_renumbered_by_another_streams_classes(stream):
     assert (after[before != 1] == -1).all()
 
 
-def test_fitted_probes_beat_their_baselines(corpus_folder, tmp_path, engine, monkeypatch, no_pesq):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_fitted_probes_beat_their_baselines(
+    corpus_folder, tmp_path, cache, engine, monkeypatch, no_pesq
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr("dynse.probes.fitting.L2_GRID", (10.0, 1000.0))
     path = tmp_path / "probes.safetensors"
     said = []
-    report = fit_probes(corpus_folder, engine, path, minutes=1.0, count=24, say=said.append)
+    report = fit_probes(corpus_folder, engine, path, minutes=MINUTES, count=24, say=said.append)
     probes = load_probes(path)
     assert probes.sha256 == report.sha256
     assert probes.header["model"]["sha256"] == engine.sha256

@@ -54,6 +54,7 @@ L2 = 0.01
 L2_GRID = (0.01, 10.0, 100.0, 1000.0, 10000.0)
 """What is tried on the validation stream for the probes that ship."""
 MAX_ROWS = 120_000
+_SELECTION_ROWS = 60_000
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,6 @@ def select(
     columns: NDArray[np.int64],
     tasks: Sequence[Task],
     count: int,
-    stride: int = 2,
 ) -> NDArray[np.int64]:
     """The `count` columns that together tell most about all tasks: forward selection.
 
@@ -233,21 +233,25 @@ def select(
     -------
     (count,) column indices, most telling first.
     """
-    views = []
-    cache: dict[tuple[bytes, int], Float64] = {}
+    groups: dict[tuple[bytes, int], tuple[Task, NDArray[np.bool_], list[Float64]]] = {}
     for task in tasks:
         rows, y = truth(stream, task)
-        classes = len(stream.classes.get(task.name, ()))
-        if not rows.any():
-            continue
-        moments = _Moments.of(
-            _blocks(features, columns, task, rows, _outputs(task, y, classes), stride)
-        )
-        xx, xy, yy = moments.centred()
-        # Tasks with the same rows and window share one scatter matrix.
-        shared = cache.setdefault((rows.tobytes(), task.window), xx)
-        views.append((id(shared), xy, float(yy.sum())))
-    scatters = {id(xx): xx.copy() for xx in cache.values()}
+        if rows.any():
+            # Tasks with the same rows and window share one scatter matrix.
+            group = groups.setdefault((rows.tobytes(), task.window), (task, rows, []))
+            group[2].append(_outputs(task, y, len(stream.classes.get(task.name, ()))))
+    views = []
+    scatters = {}
+    for key, (task, rows, outputs) in enumerate(groups.values()):
+        stride = max(1, int(rows.sum()) // _SELECTION_ROWS)
+        together = np.nan_to_num(np.concatenate(outputs, axis=1))
+        moments = _Moments.of(_blocks(features, columns, task, rows, together, stride))
+        scatters[key], xy, yy = moments.centred()
+        at = 0
+        for part in outputs:
+            mine = slice(at, at + part.shape[1])
+            views.append((key, xy[:, mine].copy(), float(yy[mine].sum())))
+            at += part.shape[1]
     floors = {key: 1e-4 * np.diag(xx) + 1e-6 for key, xx in scatters.items()}
     chosen: list[int] = []
     for _ in range(min(count, len(columns))):

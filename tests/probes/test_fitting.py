@@ -83,7 +83,7 @@ def test_selection_takes_what_tells_and_nothing_twice(problem):
     stream, features, _ = problem
     kept = informative(features)
     assert 31 not in kept
-    chosen = select(stream, features, kept, (VALUE, FLAG, CLASS), 7, stride=1).tolist()
+    chosen = select(stream, features, kept, (VALUE, FLAG, CLASS), 7).tolist()
     assert len(set(chosen)) == 7
     assert {2, 5, 6, 7} <= set(chosen)
     assert not {3, 30} <= set(chosen)

@@ -79,8 +79,8 @@ class Features:
         np.cumsum(rows, axis=0, dtype=np.float32, out=total[1:])
         at = np.arange(first, last) - low
         start, end = np.maximum(at - half, 0), np.minimum(at + half + 1, len(rows))
-        mean: Float32 = (total[end] - total[start]) / (end - start)[:, None].astype(np.float32)
-        return mean
+        count = np.asarray((end - start)[:, None], np.float32)
+        return np.asarray((total[end] - total[start]) / count, np.float32)
 
     def blocks(
         self,

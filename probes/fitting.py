@@ -188,7 +188,7 @@ class _Moments:
         std: Float64 = np.sqrt(np.maximum(np.diag(xx) / self.n, 0))
         inverse = np.where(std > 1e-9, 1 / np.maximum(std, 1e-9), 0.0)
         a = xx * inverse[:, None] * inverse + (l2 + 1e-9 * self.n) * np.eye(len(std))
-        w: Float64 = np.linalg.solve(a, xy * inverse[:, None]) * inverse[:, None]
+        w = np.asarray(np.linalg.solve(a, xy * inverse[:, None]) * inverse[:, None], np.float64)
         return w, (self.y - self.x @ w) / self.n, std
 
 

@@ -77,9 +77,12 @@ def _run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", 130)
     except BrokenPipeError:
-        # The reader has gone: nothing to tell anybody. Python would complain again at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _deserted()
+    except SystemExit as error:
+        # What typer makes of a closed pipe.
+        if isinstance(error.__context__, BrokenPipeError):
+            return _deserted()
+        raise
     except DynseError as error:
         return _say(str(error), 1)
     except OSError as error:
@@ -89,6 +92,13 @@ def _run(arguments: list[str]) -> int:
         if {"-v", "--verbose"} & set(arguments):
             traceback.print_exc()
         return _say(f"internal error, {type(error).__name__}: {error} (-v shows where)", 1)
+
+
+def _deserted() -> int:
+    """The reader of a pipe has gone: nothing to tell anybody."""
+    # Python would complain again at its exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 0
 
 
 def _say(message: str, code: int) -> int:

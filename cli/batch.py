@@ -63,6 +63,7 @@ def run(
     on_done: Callable[[Screen, Job, Any], None],
     *,
     workers: int = 1,
+    ray: bool = False,
     fail_fast: bool = False,
     quiet: bool = False,
     verbose: bool = False,
@@ -75,6 +76,7 @@ def run(
     ----------
     on_done : called with what `work` returned for a job, as each ends; results have `sound_s`.
     workers : processes; jobs with "-" are done in this one.
+    ray : spread the jobs over a Ray cluster instead, with at most `workers` actors if not 0.
     fail_fast : stop at the first failure.
     skipped : how many inputs were left out of `jobs`, for the summary.
     on_failure : called with each failure, besides its line on stderr.
@@ -112,7 +114,7 @@ def run(
     pool: list[Pool] = []
     with screen, _interruptible(pool):
         try:
-            _do(jobs, work, tell, workers, pool)
+            _do(jobs, work, tell, workers, pool, ray)
         except _FailedFast:
             pass
         except KeyboardInterrupt:
@@ -130,14 +132,19 @@ def _do(
     tell: Callable[[int, Event], None],
     workers: int,
     pool: list[Pool],
+    ray: bool,
 ) -> None:
     others = [i for i, job in enumerate(jobs) if "-" not in (job.source, job.target)]
-    if workers < 2 or len(others) < 2:
+    if not ray and (workers < 2 or len(others) < 2):
         others = []
     mine = sorted(set(range(len(jobs))) - set(others))
     if mine:
         here([jobs[i] for i in mine], work.start(), lambda k, event: tell(mine[k], event))
-    if others:
+    if others and ray:
+        from .on_ray import on_ray
+
+        on_ray([jobs[i] for i in others], work, lambda k, e: tell(others[k], e), workers or None)
+    elif others:
         pool.append(Pool(work, workers))
         pool[0].do([jobs[i] for i in others], lambda k, event: tell(others[k], event))
 

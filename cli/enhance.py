@@ -41,6 +41,13 @@ class Clip(StrEnum):
     NONE = "none"
 
 
+class Executor(StrEnum):
+    """Who does the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class Raw(StrEnum):
     """Headerless PCM, as ffmpeg calls it."""
 
@@ -138,6 +145,13 @@ def enhance(
             "-j", "--jobs", min=0, metavar="N", help="Processes of one thread each; 0: all cores."
         ),
     ] = 1,
+    executor: Annotated[
+        Executor,
+        typer.Option(
+            help="This machine, or a Ray cluster (dynse[ray]; RAY_ADDRESS) with one process "
+            "a CPU, or -j of them if that is not 1."
+        ),
+    ] = Executor.LOCAL,
     part: Annotated[
         str | None,
         typer.Option(
@@ -226,11 +240,14 @@ def enhance(
         for line in done.lines():
             screen.line(line)
 
+    ray = executor is Executor.RAY
+    workers = jobs or available_cores()
     tally = run(
         todo,
         EnhanceWork(options),
         tell,
-        workers=jobs or available_cores(),
+        workers=0 if ray and jobs < 2 else workers,
+        ray=ray,
         fail_fast=fail_fast,
         quiet=quiet,
         verbose=verbose,

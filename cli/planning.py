@@ -69,7 +69,11 @@ def plan(
         inner = None if os.path.isabs(name) or ".." in Path(name).parts else name
         found += _expand(name, recursive, inner=inner)
     found = list({os.path.abspath(entry.path): entry for entry in found}.values())
-    as_folder = output is not None and output != "-" and _is_folder(output, [*named, *listed])
+    as_folder = (
+        output is not None
+        and output != "-"
+        and (bool(listed) or _is_folder(output, named))  # a list of one is still a list
+    )
     if output is not None and not as_folder:
         _check_file(output, len(found), headerless)
     elif as_folder and output is not None and os.path.lexists(output) and not os.path.isdir(output):

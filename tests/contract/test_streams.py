@@ -186,8 +186,7 @@ def test_second_interruption_is_immediate(dynse, noise, tmp_path):
         "class Work:\n"
         "    def start(self): return self.do\n"
         "    def do(self, job, heard):\n"
-        "        print('started', flush=True)\n"
-        "        try: time.sleep(60)\n"
+        "        try: print('started', flush=True); time.sleep(60)\n"
         "        finally: print('tidying', flush=True); time.sleep(60)\n"
         "run([Job('a', 'b')], Work(), lambda *_: None)\n"
     )

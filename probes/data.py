@@ -19,7 +19,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +297,8 @@ def build_stream(
     config = config or StreamConfig()
     clips = [(clip.path, clip.gender, clip.language, clip.category) for clip in
              (*corpus.speech, *corpus.noise)]  # fmt: skip
+    minutes = float(config.minutes), float(config.pesq_minutes)  # 30 and 30.0 are one stream
+    config = replace(config, minutes=minutes[0], pesq_minutes=minutes[1])
     key = hashlib.sha256(repr((_VERSION, corpus.cache.name, clips, config)).encode())
     folder = (cache_dir or _default_cache()) / f"stream-{key.hexdigest()[:16]}"
     if not (folder / "about.json").is_file():

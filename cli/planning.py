@@ -64,10 +64,10 @@ def plan(
     named, listed = list(inputs), list(listed)
     if "" in named:
         raise typer.BadParameter("an input without a name")
-    found = [entry for name in named for entry in _expand(name, recursive, magic=True)]
+    found = [entry for name in named for entry in expand(name, recursive, magic=True)]
     for name in listed:
         inner = None if os.path.isabs(name) or ".." in Path(name).parts else name
-        found += _expand(name, recursive, inner=inner)
+        found += expand(name, recursive, inner=inner)
     found = list({os.path.abspath(entry.path): entry for entry in found}.values())
     as_folder = (
         output is not None
@@ -140,7 +140,7 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(os.path.normpath(name))).digest()[:8], "big")
 
 
-def _expand(
+def expand(
     name: str, recursive: bool, *, magic: bool = False, inner: str | None = None
 ) -> Iterator[_Input]:
     if name == "-":
@@ -158,7 +158,7 @@ def _expand(
             if not os.path.isdir(match):
                 yield _Input(match, below, fixed)
             elif "**" not in name:
-                for entry in _expand(match, recursive):
+                for entry in expand(match, recursive):
                     yield _Input(entry.path, os.path.join(below, entry.inner), entry.below)
         if not matches:
             yield _Input(name, os.path.basename(name))  # fails like any file that is not there

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..audio.errors import AudioError, DynseError
-from .planning import _expand, read_list
+from .planning import expand, read_list
 from .progress import Screen
 
 if TYPE_CHECKING:
@@ -188,9 +188,9 @@ def _paths(inputs: list[str], files_from: str | None, recursive: bool) -> list[s
         raise typer.BadParameter("stdin cannot be both sound and list", param_hint="--files-from")
     if not inputs and files_from is None:
         raise typer.BadParameter("name files, folders or -", param_hint="IN...")
-    found = [e.path for name in inputs for e in _expand(name, recursive, magic=True)]
+    found = [e.path for name in inputs for e in expand(name, recursive, magic=True)]
     if files_from is not None:
-        found += [e.path for name in read_list(files_from) for e in _expand(name, recursive)]
+        found += [e.path for name in read_list(files_from) for e in expand(name, recursive)]
     if not found:
         hint = "" if recursive else "; -r descends into folders"
         raise typer.BadParameter(f"no audio files in {', '.join(inputs)}{hint}")

@@ -7,9 +7,8 @@ it is NaN, and such frames are neither fitted nor scored. The clean reference is
 Source: Miccini et al., "From Diet to Free Lunch", section 2.3 and Table 1. Two differences, both
 because an undefined value is not a low one: the paper clamps the SI-SDR of windows without speech
 to -50 dB, here they are left out; and PESQ is the ITU-T reference code (package `pesq`) where the
-paper takes `torch_pesq`. The latter is differentiable: it leaves out the time alignment, replaces
-the IRS-like level alignment filters by an approximation and sums disturbances without the reference
-code's utterance splitting, so it runs some tenths of a MOS apart on windows with little speech.
+paper takes `torch_pesq`, a differentiable approximation of it; how far the two are apart on such
+windows was not measured here.
 """
 
 from __future__ import annotations

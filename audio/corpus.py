@@ -165,9 +165,22 @@ def _recordings(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in READABLE)
 
 
-def _drawn_split(key: str) -> str:
-    draw = zlib.crc32(key.encode()) % 100
-    return "train" if draw < 80 else "valid" if draw < 90 else "test"
+def _drawn_splits(keys: set[str], what: str) -> dict[str, str]:
+    """Split of each key, 80/10/10, drawn from its hash so that it stays as files are added.
+
+    With few keys a split may have drawn none; it then takes the nearest of the training keys.
+    """
+    if len(keys) < len(SPLITS):
+        raise CorpusError(f"{what} needs at least {len(SPLITS)} to split, found {len(keys)}")
+    draw = {key: zlib.crc32(key.encode()) % 100 for key in keys}
+    split = {key: "train" if d < 80 else "valid" if d < 90 else "test" for key, d in draw.items()}
+    for name in SPLITS:
+        if name not in split.values():
+            counts = {other: list(split.values()).count(other) for other in SPLITS}
+            largest = max(counts, key=lambda other: counts[other])
+            found = (key for key in sorted(keys) if split[key] == largest)
+            split[max(found, key=lambda key: draw[key])] = name
+    return split
 
 
 def _clean_rows(data: Path) -> list[dict[str, str]]:
@@ -175,15 +188,18 @@ def _clean_rows(data: Path) -> list[dict[str, str]]:
     table: dict[str, dict[str, str]] = {}
     if (data / "speakers.csv").is_file():
         table = {row["speaker"]: row for row in _table(data / "speakers.csv", ("speaker",))}
-    rows = []
+    found = {}
     for path in _recordings(data / "clean"):
         inner = path.relative_to(data / "clean")
-        speaker = inner.parts[0] if len(inner.parts) > 1 else path.stem.split("_")[0]
+        found[path] = inner.parts[0] if len(inner.parts) > 1 else path.stem.split("_")[0]
+    drawn = _drawn_splits(set(found.values()), f"{data / 'clean'} (folders or names by speaker)")
+    rows = []
+    for path, speaker in found.items():
         known = table.get(speaker, {})
         rows.append(
             {
                 "path": path.relative_to(data).as_posix(),
-                "split": known.get("split") or _drawn_split(speaker),
+                "split": known.get("split") or drawn[speaker],
                 "speaker": speaker,
                 "gender": known.get("gender", ""),
                 "language": known.get("accent", "") or known.get("language", ""),
@@ -197,15 +213,18 @@ def _noise_rows(data: Path) -> list[dict[str, str]]:
     table: dict[str, dict[str, str]] = {}
     if (data / "noise.csv").is_file():
         table = {row["name"]: row for row in _table(data / "noise.csv", ("name", "category"))}
+    found = _recordings(data / "noise")
+    names = {path.relative_to(data / "noise").as_posix() for path in found}
+    drawn = _drawn_splits(names, str(data / "noise"))
     rows = []
-    for path in _recordings(data / "noise"):
+    for path in found:
         inner = path.relative_to(data / "noise")
         known = table.get(inner.as_posix()) or table.get(path.name) or table.get(path.stem) or {}
         folder = inner.parts[0] if len(inner.parts) > 1 else ""
         rows.append(
             {
                 "path": path.relative_to(data).as_posix(),
-                "split": known.get("split") or _drawn_split(inner.as_posix()),
+                "split": known.get("split") or drawn[inner.as_posix()],
                 "category": known.get("category") or folder,
                 "label": path.stem,
             }

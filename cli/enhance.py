@@ -88,7 +88,8 @@ def enhance(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Also write what was removed (one input): input = output + residual, exactly.",
+            help="Also write what was removed (one input): input = output + residual, "
+            "exactly unless the residual itself clips.",
         ),
     ] = None,
     plot: Annotated[
@@ -203,6 +204,12 @@ def enhance(
     _check_single("--plot", plot, planned)
     if plot is not None and "-" in (planned[0].source, planned[0].target):
         raise typer.BadParameter("needs files, not pipes", param_hint="--plot")
+    if plot is not None:
+        from .plot import picture_format
+
+        picture_format(plot)
+        if os.path.lexists(plot) and not overwrite:
+            raise typer.BadParameter(f"{plot} exists; --overwrite replaces it", param_hint="--plot")
     if clip is Clip.RESCALE and residual is not None:
         raise typer.BadParameter(
             "not with --residual, which would hold the part scaled away", param_hint="--clip"

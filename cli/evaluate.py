@@ -55,13 +55,17 @@ def evaluate(
             print(f"\r{number}/{len(pairs)} files", end="", file=sys.stderr)
     if not quiet and sys.stderr.isatty():
         print(file=sys.stderr)
+    # Where there is no noise there is nothing to gain: such pairs would only distort the means.
+    noise_free = [score for score in scores if score.noise_free]
+    noisy_scores = [score for score in scores if not score.noise_free]
     report: dict[str, Any] = {
         "model": {"name": engine.name, "sha256": engine.sha256},
-        "mean": summarise(scores, engine),
+        "mean": summarise(noisy_scores, engine) if noisy_scores else None,
+        "noise_free": summarise(noise_free, engine) if noise_free else None,
         "groups": {
             column: {
-                value: summarise([s for s in scores if members.get(s.name) == value], engine)
-                for value in _order({members[s.name] for s in scores})
+                value: summarise([s for s in noisy_scores if members.get(s.name) == value], engine)
+                for value in _order({members[s.name] for s in noisy_scores})
             }
             for column, members in groups.items()
         },
@@ -114,6 +118,12 @@ def _order(values: set[str]) -> list[str]:
         return sorted(values)
 
 
+def _count(part: dict[str, Any]) -> str:
+    """Number of files, and of those that all metrics are defined for where that differs."""
+    least = min(part["scored"].values())
+    return str(part["files"]) if least == part["files"] else f"{least} of {part['files']}"
+
+
 def _print(report: dict[str, Any]) -> None:
     from rich import box
     from rich.console import Console
@@ -137,7 +147,7 @@ def _print(report: dict[str, Any]) -> None:
             cells.append("-" if gain is None else f"{value:.{digits}f} {gain:+.{digits}f}")
         used = part["utilisation"]
         table.add_row(
-            f"{label} ({part['files']})",
+            f"{label} ({_count(part)})",
             *cells,
             "-" if used is None else f"{used:.2f}",
             f"{part['mmac_per_s']:.1f}",
@@ -148,9 +158,11 @@ def _print(report: dict[str, Any]) -> None:
         for value, part in groups.items():
             row(f"{column} {value}", part)
         table.add_section()
-    row("mean", report["mean"])
+    for label, name in (("without noise", "noise_free"), ("mean", "mean")):
+        if report[name]:
+            row(label, report[name])
     console.print(table)
-    gates = report["mean"].get("gates")
+    gates = (report["mean"] or report["noise_free"]).get("gates")
     if gates:
         speech, silence = (
             "-" if gates[name] is None else f"{gates[name]:.3f}"

@@ -143,6 +143,7 @@ def _hash(name: str) -> int:
 def expand(
     name: str, recursive: bool, *, magic: bool = False, inner: str | None = None
 ) -> Iterator[_Input]:
+    """Inputs that a name stands for: itself, a folder's recordings, or a glob's (if `magic`)."""
     if name == "-":
         yield _Input("-", "-")
     elif os.path.isdir(name):

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.errors import UnwritableError
+from ..audio.errors import UnsupportedError, UnwritableError
 from ..audio.io import open_reader
 from ..audio.resampling import StreamResampler
 from ..audio.stft import HOP, SAMPLE_RATE, Analysis
 
 _COLUMNS = 1000
+PICTURES = ("png", "svg", "pdf")
 
 
 class Decimator:
@@ -80,7 +81,7 @@ def plot_enhancement(picture: str, before: str, after: str, gates: Decimator) ->
 
     Parameters
     ----------
-    picture : file to write; its suffix names the format.
+    picture : file to write, in the format of `picture_format`.
     before, after : recordings.
     gates : fed with (L, I * C) gates.
 
@@ -116,6 +117,22 @@ def plot_enhancement(picture: str, before: str, after: str, gates: Decimator) ->
     axes[2].set_xlabel("s")
     axes[2].set_title(f"open gates (black), mean utilisation {opened.mean():.2f}", fontsize=10)
     try:
-        figure.savefig(picture, dpi=110)
-    except (OSError, ValueError) as error:
-        raise UnwritableError(str(error), picture) from error
+        # Opened here, since matplotlib would put a suffix of its own behind a name without one.
+        with open(picture, "wb") as file:
+            figure.savefig(file, dpi=110, format=picture_format(picture))
+    except OSError as error:
+        raise UnwritableError(f"it cannot be written: {error.strerror}", picture) from error
+
+
+def picture_format(path: str) -> str:
+    """Format that a picture's suffix names; PNG without a suffix.
+
+    Raises
+    ------
+    UnsupportedError
+        It names none of the known ones.
+    """
+    found = Path(path).suffix.lower().lstrip(".") or "png"
+    if found not in PICTURES:
+        raise UnsupportedError(f"pictures are {', '.join(PICTURES)}, not {found}", path)
+    return found

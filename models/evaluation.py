@@ -22,6 +22,8 @@ from .compute import count_macs
 from .engine import Engine, load
 from .stream import enhance
 
+NOISE_FREE_DB = 60.0
+"""From this SI-SDR of the input on, a pair holds no noise, and a gain says nothing."""
 METRICS = ("pesq", "stoi", "estoi", "si_sdr_db")
 
 
@@ -52,6 +54,12 @@ class PairScore:
     open_frames: NDArray[np.int64]
     speech_open: float
     speech_frames: int
+
+    @property
+    def noise_free(self) -> bool:
+        """Whether the input is its own reference, but for rounding."""
+        level = self.noisy["si_sdr_db"]
+        return level is not None and level >= NOISE_FREE_DB
 
 
 def find_pairs(clean: Path, noisy: Path) -> list[tuple[Path, Path]]:
@@ -179,15 +187,19 @@ def summarise(scores: list[PairScore], engine: Engine) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``noisy``, ``enhanced`` and ``gain`` by metric (pairs for which a metric is not defined
-        are left out of its means), ``utilisation``, ``mmac_per_s``, ``rtf``, and of a gated model
-        ``gates``: how many have a standard deviation above 0.1, the extremes of the blocks' mean
-        utilisations, and the utilisation in frames with and without speech.
+        ``noisy``, ``enhanced`` and ``gain`` by metric, ``scored``, how many pairs each of them is
+        defined for and its mean is of, ``utilisation``, ``mmac_per_s``, ``rtf``, and of a gated
+        model ``gates``: how many have a standard deviation above 0.1, the extremes of the blocks'
+        mean utilisations, and the utilisation in frames with and without speech.
     """
-    noisy, enhanced, gain = ({}, {}, {})  # type: dict, dict, dict
+    noisy: dict[str, float | None] = {}
+    enhanced: dict[str, float | None] = {}
+    gain: dict[str, float | None] = {}
+    scored: dict[str, int] = {}
     for metric in METRICS:
         both = [(s.noisy[metric], s.enhanced[metric]) for s in scores]
         values = np.array([pair for pair in both if None not in pair], np.float64)
+        scored[metric] = len(values)
         if len(values):
             before, after = values.mean(axis=0)
             noisy[metric], enhanced[metric] = float(before), float(after)
@@ -199,6 +211,7 @@ def summarise(scores: list[PairScore], engine: Engine) -> dict[str, Any]:
     utilisation = float(np.mean(known)) if known else None
     summary: dict[str, Any] = {
         "files": len(scores),
+        "scored": scored,
         "noisy": noisy,
         "enhanced": enhanced,
         "gain": gain,
@@ -229,6 +242,7 @@ def summarise(scores: list[PairScore], engine: Engine) -> dict[str, Any]:
 
 __all__ = [
     "METRICS",
+    "NOISE_FREE_DB",
     "EvaluationError",
     "PairScore",
     "find_pairs",

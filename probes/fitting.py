@@ -99,8 +99,8 @@ TASKS: tuple[Task, ...] = (
     Task("pesq_enhanced", "value", "all", 187, _MOS, "log", "enhanced PESQ", "MOS"),
     Task("f0_hz", "value", "voiced", 3, (50.0, 800.0), title="F0", unit="Hz"),
 )
-"""The windows of VAD, category and gender and the link of PESQ were chosen on the validation stream;
-those of the other targets follow the windows of their ground truths, and were not tuned."""
+"""The windows of VAD, category and gender and the link of PESQ were chosen on the validation
+stream; those of the other targets follow the windows of their ground truths, and were not tuned."""
 
 
 def truth(stream: LabelledStream, task: Task) -> tuple[NDArray[np.bool_], NDArray[Any]]:

@@ -123,19 +123,36 @@ def test_plain_folders_are_a_corpus(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, 0.1 * rng.standard_normal((16000, 2)), 16000)
     (tmp_path / "speakers.csv").write_text("speaker,gender\ns00,male\ns01,female\n")
-    parts = {}
-    for split in ("train", "valid"):
-        try:
-            parts[split] = load_corpus(tmp_path, split, cache_dir=tmp_path / "cache")
-        except CorpusError as error:
-            assert "no speech" in str(error) or "no noise" in str(error)  # noqa: PT017
+    parts = {
+        split: load_corpus(tmp_path, split, cache_dir=tmp_path / "cache")
+        for split in ("train", "valid", "test")
+    }
     train = parts["train"]
+    for kind in ("speech", "noise"):
+        paths = [{clip.path for clip in getattr(part, kind)} for part in parts.values()]
+        assert all(paths)
+        assert sum(map(len, paths)) == len(set.union(*paths))
     assert {clip.category for clip in train.noise} == {"rain", "office"}
     assert all(clip.frames == 16000 for clip in train.speech), "resampled to 16 kHz"
     genders = {clip.speaker: clip.gender for clip in train.speech}
     assert {genders.get("s00", "male"), genders.get("s01", "female")} == {"male", "female"}
-    if "valid" in parts:
-        assert not {c.speaker for c in train.speech} & {c.speaker for c in parts["valid"].speech}
+    assert not {c.speaker for c in train.speech} & {c.speaker for c in parts["valid"].speech}
+
+
+@pytest.mark.parametrize("count", [3, 4, 7])
+def test_few_recordings_still_fill_every_split(tmp_path, count):
+    for folder in ("clean", "noise"):
+        (tmp_path / folder).mkdir()
+        for i in range(count):
+            soundfile.write(tmp_path / folder / f"{i}.wav", np.full(16000, 0.1), 16000)
+    for split in ("train", "valid", "test"):
+        corpus = load_corpus(tmp_path, split, cache_dir=tmp_path / "cache")
+        assert corpus.speech
+        assert corpus.noise
+    for i in range(2, count):
+        (tmp_path / "noise" / f"{i}.wav").unlink()
+    with pytest.raises(CorpusError, match="noise needs at least 3 to split, found 2"):
+        load_corpus(tmp_path, "train", cache_dir=tmp_path / "cache")
 
 
 def test_missing_things_are_named(tmp_path):

@@ -76,6 +76,19 @@ def test_table_is_readable_on_80_columns(pairs, checkpoint_path, capsys, monkeyp
     assert "…" not in out
 
 
+def test_pairs_without_noise_are_apart(pairs, checkpoint_path, capsys):
+    for folder in ("clean", "noisy"):
+        x, _ = soundfile.read(pairs / "clean/0.wav")
+        soundfile.write(pairs / folder / "same.wav", x, 16000, subtype="FLOAT")
+        soundfile.write(pairs / folder / "silent.wav", 0 * x, 16000, subtype="FLOAT")
+    assert evaluate(pairs, checkpoint_path, "--json", "-j", "1") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["noise_free"]["files"] == 1
+    assert report["mean"]["files"] == 3
+    assert report["mean"]["scored"]["si_sdr_db"] == 2
+    assert report["mean"]["noisy"]["si_sdr_db"] < 40
+
+
 def test_refusals_are_one_line(pairs, checkpoint_path, capsys):
     (pairs / "clean/extra.wav").write_bytes(b"")
     assert evaluate(pairs, checkpoint_path) == 1

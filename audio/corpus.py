@@ -170,6 +170,8 @@ def _drawn_splits(keys: set[str], what: str) -> dict[str, str]:
 
     With few keys a split may have drawn none; it then takes the nearest of the training keys.
     """
+    if not keys:
+        return {}
     if len(keys) < len(SPLITS):
         raise CorpusError(f"{what} needs at least {len(SPLITS)} to split, found {len(keys)}")
     draw = {key: zlib.crc32(key.encode()) % 100 for key in keys}
@@ -192,7 +194,8 @@ def _clean_rows(data: Path) -> list[dict[str, str]]:
     for path in _recordings(data / "clean"):
         inner = path.relative_to(data / "clean")
         found[path] = inner.parts[0] if len(inner.parts) > 1 else path.stem.split("_")[0]
-    drawn = _drawn_splits(set(found.values()), f"{data / 'clean'} (folders or names by speaker)")
+    free = {name for name in found.values() if not table.get(name, {}).get("split")}
+    drawn = _drawn_splits(free, f"{data / 'clean'} (folders or names by speaker)")
     rows = []
     for path, speaker in found.items():
         known = table.get(speaker, {})
@@ -214,12 +217,16 @@ def _noise_rows(data: Path) -> list[dict[str, str]]:
     if (data / "noise.csv").is_file():
         table = {row["name"]: row for row in _table(data / "noise.csv", ("name", "category"))}
     found = _recordings(data / "noise")
-    names = {path.relative_to(data / "noise").as_posix() for path in found}
-    drawn = _drawn_splits(names, str(data / "noise"))
+    known_rows = {}
+    for path in found:
+        inner = path.relative_to(data / "noise").as_posix()
+        known_rows[inner] = table.get(inner) or table.get(path.name) or table.get(path.stem) or {}
+    free = {name for name, known in known_rows.items() if not known.get("split")}
+    drawn = _drawn_splits(free, str(data / "noise"))
     rows = []
     for path in found:
         inner = path.relative_to(data / "noise")
-        known = table.get(inner.as_posix()) or table.get(path.name) or table.get(path.stem) or {}
+        known = known_rows[inner.as_posix()]
         folder = inner.parts[0] if len(inner.parts) > 1 else ""
         rows.append(
             {

@@ -70,7 +70,8 @@ def difficulty(noisy: Tensor, clean: Tensor) -> Tensor:
     """How much of the network each frame deserves, as a shape of mean about 1 in noisy speech.
 
     0.02 in frames without speech; 0.15 + 0.4 sigmoid((6 - SNR) / 4) in frames with speech at the
-    frame's SNR in dB; smoothed over 5 frames. The idea of metric-guided training (Zhao et al.,
+    frame's SNR in dB; smoothed over 5 frames; and all of it up to half more where the SNR of the
+    whole mixture is below 0 dB, for there the net misses speech frames and would rest. The idea of metric-guided training (Zhao et al.,
     "Dynamically Slimmable Speech Enhancement Network with Metric-Guided Training", 2025), with
     the SNR in place of DNSMOS: it is exact, free, and known for every frame.
 
@@ -88,7 +89,10 @@ def difficulty(noisy: Tensor, clean: Tensor) -> Tensor:
     present = speech > speech.amax(1, keepdim=True) * 1e-4 + 1e-8
     snr_db = 10 * torch.log10((speech + 1e-10) / (noise + 1e-10))
     hard = 0.15 + 0.4 * torch.sigmoid((6 - snr_db) / 4)
-    return smooth_over_time(torch.where(present, hard, 0.02), 5)
+    shape = smooth_over_time(torch.where(present, hard, 0.02), 5)
+    totals = ((part * present).sum(1, keepdim=True) + 1e-10 for part in (speech, noise))
+    overall_db = 10 * (torch.log10(next(totals)) - torch.log10(next(totals)))
+    return shape * (1 + 0.5 * torch.sigmoid((-1 - overall_db) / 2))
 
 
 def utilisation_loss(gates: Tensor, target: Tensor) -> Tensor:

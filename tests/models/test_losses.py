@@ -47,7 +47,8 @@ def test_difficulty_follows_speech_and_snr():
     noise = torch.zeros(1, 300, 4, 2)
     noise[:, :200, :, 0] = 10.0  # about -17 dB
     noise[:, 200:, :, 0] = 0.01  # 43 dB
-    shape = difficulty(clean + noise, clean)[0]
+    more = 1 + 0.5 / (1 + math.exp((-1 + 13.98) / -2))  # -13.98 dB over all speech frames
+    shape = difficulty(clean + noise, clean)[0] / more
     assert shape[50].item() == pytest.approx(0.02)
     assert shape[150].item() == pytest.approx(0.55, abs=0.01)
     assert shape[250].item() == pytest.approx(0.15, abs=0.01)

@@ -71,9 +71,10 @@ def difficulty(noisy: Tensor, clean: Tensor) -> Tensor:
 
     0.02 in frames without speech; 0.15 + 0.4 sigmoid((6 - SNR) / 4) in frames with speech at the
     frame's SNR in dB; smoothed over 5 frames; and all of it up to half more where the SNR of the
-    whole mixture is below 0 dB, for there the net misses speech frames and would rest. The idea of metric-guided training (Zhao et al.,
-    "Dynamically Slimmable Speech Enhancement Network with Metric-Guided Training", 2025), with
-    the SNR in place of DNSMOS: it is exact, free, and known for every frame.
+    whole mixture is below 0 dB, for there the net misses speech frames and would rest. The idea of
+    metric-guided training (Zhao et al., "Dynamically Slimmable Speech Enhancement Network with
+    Metric-Guided Training", 2025), with the SNR in place of DNSMOS: it is exact, free, and known
+    for every frame.
 
     Parameters
     ----------

@@ -219,8 +219,8 @@ def _noise_rows(data: Path) -> list[dict[str, str]]:
     found = _recordings(data / "noise")
     known_rows = {}
     for path in found:
-        inner = path.relative_to(data / "noise").as_posix()
-        known_rows[inner] = table.get(inner) or table.get(path.name) or table.get(path.stem) or {}
+        name = path.relative_to(data / "noise").as_posix()
+        known_rows[name] = table.get(name) or table.get(path.name) or table.get(path.stem) or {}
     free = {name for name, known in known_rows.items() if not known.get("split")}
     drawn = _drawn_splits(free, str(data / "noise"))
     rows = []

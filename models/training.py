@@ -25,7 +25,7 @@ from ..audio.corpus import Corpus
 from ..audio.errors import DynseError
 from ..audio.mixing import MixConfig, Mixer, active_level
 from ..audio.stft import HOP, WINDOW
-from .checkpoint import load_network, save_network
+from .checkpoint import load_network, read, save_network
 from .conv_fsenet import ConvFSENet, ConvFSENetConfig
 from .losses import (
     LossConfig,
@@ -130,8 +130,12 @@ class Trainer:
         self.device = torch.device(device)
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
+        self._before: list[dict[str, Any]] = []
         if start_from is not None:
-            network = load_network(start_from)
+            checkpoint = read(start_from)
+            network = load_network(checkpoint)
+            earlier = dict(checkpoint.header.get("training", {}))
+            self._before = [*earlier.pop("before", []), earlier]
             if network.config != config.model:
                 raise TrainingError(f"{start_from}: its dimensions are not those of this run")
         else:
@@ -287,6 +291,7 @@ class Trainer:
                 ),
                 "hours": record["hours"],
                 "config": _plain(self.config),
+                "before": self._before,
             },
             "scores": {"valid": scores},
             "libraries": {"torch": torch.__version__, "numpy": np.__version__},

@@ -68,3 +68,23 @@ def test_shipped_model_cleans_a_sample(tmp_path):
     clean = load_mono(ROOT / "samples/clean/rain_female.wav")
     before, after = (si_sdr(clean, load_mono(path)) for path in (noisy, tmp_path / "clean.wav"))
     assert after > before + 4
+
+
+def test_shipped_gates_follow_difficulty():
+    """The same voice in the same rain: the louder the rain, the more of the network runs."""
+    from dynse.audio.mixing import mix_at_snr
+    from dynse.audio.stft import analyse
+    from dynse.models.engine import load
+    from dynse.models.evaluation import load_mono, speech_frames
+
+    engine = load()
+    clean, noisy = (load_mono(ROOT / f"samples/{k}/rain_female.wav") for k in ("clean", "noisy"))
+    used, apart = [], []
+    for snr_db in (-5, 5, 15):
+        frames = analyse(mix_at_snr(clean, noisy - clean, snr_db)[0])
+        share = engine.step(frames, engine.initial_state())[1].mean(axis=(1, 2))
+        speech = speech_frames(clean)
+        used.append(share.mean())
+        apart.append(share[~speech].mean() / share[speech].mean())
+    assert used[0] > used[1] > used[2]
+    assert apart[0] < 0.75, "in hard noise, pauses get less than speech"

@@ -124,6 +124,9 @@ def test_starting_from_weights(corpora, tmp_path):
         start_from=start,
     )  # fmt: skip
     assert torch.equal(fresh.network.front.weight, torch.from_numpy(weights(start)["front.weight"]))
+    next(fresh.run())
+    (before,) = read(tmp_path / "b/last.safetensors").header["training"]["before"]
+    assert before["steps"] == 4
     with pytest.raises(TrainingError, match="dimensions"):
         Trainer(
             config(model=ConvFSENetConfig()), *corpora, tmp_path / "c", device="cpu", workers=0,

@@ -360,6 +360,8 @@ def _pesq(stream: LabelledStream, clean: Float32, estimate: Float32, jobs: int) 
     """PESQ of the first minutes, NaN behind."""
     out = np.full(stream.frames, np.nan, np.float32)
     n = round(stream.pesq_minutes * 60 * SAMPLE_RATE) // HOP * HOP
+    if n == 0:
+        return out
     vad = np.asarray(stream.targets["vad"], np.bool_)[: n // HOP + 1]
     track = targets.pesq_track(clean[:n], estimate[:n], vad, jobs)
     out[: len(track)] = track

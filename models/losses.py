@@ -19,6 +19,7 @@ class LossConfig:
     spectral_weight: float = 50.0
     si_sdr_weight: float = 2.0
     utilisation_weight: float = 40.0
+    pesq_weight: float = 1.0
 
 
 def compressed_spectral_loss(

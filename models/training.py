@@ -34,6 +34,7 @@ from .losses import (
     si_sdr_loss,
     utilisation_loss,
 )
+from .perceptual import PerceptualDistance
 
 
 class TrainingError(DynseError):
@@ -158,8 +159,9 @@ class Trainer:
         self._objective: Callable[..., tuple[Tensor, ...]] = self._losses
         if compiled:
             self._objective = torch.compile(self._losses)
+        self.perceptual = PerceptualDistance().to(self.device)
         self._mixer = Mixer(train, config.mix, config.seed)
-        self._validation = _validation_set(valid, config)
+        self._validation = validation_set(valid, config)
         self._data = _describe(train, valid)
         self._statistics: dict[str, float] = {}
         if self.state_path.is_file():
@@ -226,12 +228,14 @@ class Trainer:
         si_sdr = si_sdr_loss(estimate, clean)
         gates = out.gates.float()
         utilisation = utilisation_loss(gates, target) if self.config.model.gated else 0 * spectral
+        pesq = self.perceptual.loss(estimate, clean) if loss.pesq_weight else 0 * spectral
         total = (
             loss.spectral_weight * spectral
             + loss.si_sdr_weight * si_sdr
             + loss.utilisation_weight * utilisation
+            + loss.pesq_weight * pesq
         )
-        return total, spectral, si_sdr, utilisation
+        return total, spectral, si_sdr, utilisation, pesq
 
     def _train_step(self, noisy: Tensor, clean: Tensor) -> None:
         rate, target_mean = self._schedule()
@@ -251,7 +255,7 @@ class Trainer:
         self.optimiser.zero_grad()
         self.step += 1
         self._update_average()
-        names = ("total", "spectral", "si_sdr", "utilisation")
+        names = ("total", "spectral", "si_sdr", "utilisation", "pesq")
         for name, value in zip(names, losses, strict=True):
             old = self._statistics.get(name, value.item())
             self._statistics[name] = old + 0.01 * (value.item() - old)
@@ -367,7 +371,7 @@ def _describe(train: Corpus, valid: Corpus) -> dict[str, Any]:
 _NO_EFFECTS: Any = {name: 0.0 for name in MixConfig.__dataclass_fields__ if name[:2] == "p_"}
 
 
-def _validation_set(valid: Corpus, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+def validation_set(valid: Corpus, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Fixed mixtures as they are met outside: noisy, clean (N, n) and SNR (N,) in dB."""
     mix = MixConfig(
         seconds=4.0,

@@ -1,0 +1,180 @@
+"""Does pruning beat a plainly narrower net? Static and pruned networks by one recipe.
+
+    python -m benchmarks.frontier DATA/ --runs RUNS/ [--steps 4000] [--exclude CORPUS] [--only NAME]
+    python -m benchmarks.frontier DATA/ --runs RUNS/ --no-train --test TEST/ -o docs/frontier
+
+The first command trains what is missing in RUNS/ (each point resumes like `dynse train`), the
+second scores the checkpoints and draws. Every point gets the same mixtures and steps; the MACs of
+a pruned net are the average over the recordings scored, and its time is the engine's on one
+thread, all points interleaved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dynse.audio.corpus import load_corpus
+from dynse.audio.metrics import pesq_wb, si_sdr, stoi
+from dynse.audio.stft import analyse
+from dynse.models.compute import count_macs
+from dynse.models.conv_fsenet import ConvFSENetConfig
+from dynse.models.engine import Engine, load
+from dynse.models.evaluation import find_pairs, load_mono
+from dynse.models.stream import enhance
+from dynse.models.training import TrainConfig, Trainer, validation_set
+
+
+def static(width: int) -> tuple[ConvFSENetConfig, float]:
+    """Ungated, as many hidden as residual channels: the square nets of the literature."""
+    return ConvFSENetConfig(residual_channels=width, hidden_channels=width, gated=False), 1.0
+
+
+def pruned(hidden: int, utilisation: float) -> tuple[ConvFSENetConfig, float]:
+    """Gated, 128 residual channels."""
+    return ConvFSENetConfig(hidden_channels=hidden), utilisation
+
+
+POINTS = {
+    **{f"static-{width}": static(width) for width in (44, 64, 86, 110, 138)},
+    **{f"pruned-{h}-{u:.2f}": pruned(h, u) for h in (128, 256) for u in (0.1, 0.25, 0.5)},
+}
+"""Static nets of about 3, 6, 10, 16 and 25 MMAC/s; pruned ones of two widths."""
+
+VALID_MIXTURES = 192
+
+
+def main() -> None:
+    """Train what is missing, or score and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--exclude", action="append", default=[])
+    parser.add_argument("--only", action="append", choices=list(POINTS))
+    parser.add_argument("--no-train", action="store_true")
+    parser.add_argument("--test", type=Path, help="folder with clean/ and noisy/, to report too")
+    parser.add_argument("-o", "--out", type=Path, default=Path("frontier"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    exclude = tuple(arguments.exclude)
+    if not arguments.no_train:
+        for name in arguments.only or POINTS:
+            train(name, arguments.data, arguments.runs / name, arguments.steps, exclude)
+        return
+    points = report(arguments.data, arguments.runs, arguments.test, exclude)
+    arguments.out.with_suffix(".json").write_text(json.dumps(points, indent=1) + "\n")
+    draw(points, arguments.out.with_suffix(".png"))
+
+
+def recipe(name: str, steps: int) -> TrainConfig:
+    """The settings of one point: they differ in the network and its goal alone."""
+    model, utilisation = POINTS[name]
+    return TrainConfig(
+        steps=steps,
+        warmup=min(300, steps // 10),
+        anneal_steps=steps * 3 // 8,
+        valid_every=max(1, steps // 2),
+        valid_mixtures=VALID_MIXTURES,
+        target_utilisation=utilisation,
+        bf16=True,
+        model=model,
+    )
+
+
+def train(name: str, data: Path, out: Path, steps: int, exclude: tuple[str, ...]) -> None:
+    """Train one point to its last step, going on from where it stopped."""
+    corpora = (load_corpus(data, split, exclude=exclude) for split in ("train", "valid"))
+    trainer = Trainer(recipe(name, steps), *corpora, out)
+    if trainer.step < steps:
+        for record in trainer.run():
+            print(name, json.dumps(record["valid"]), file=sys.stderr, flush=True)
+
+
+def report(
+    data: Path, runs: Path, test: Path | None, exclude: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """Scores, average MACs and time of every point that is trained."""
+    checkpoints = {n: runs / n / "last.safetensors" for n in POINTS}
+    engines = {n: load(path) for n, path in checkpoints.items() if path.is_file()}
+    if not engines:
+        raise SystemExit(f"{runs}: nothing trained yet")
+    config = TrainConfig(valid_mixtures=VALID_MIXTURES)
+    noisy, clean, _ = validation_set(load_corpus(data, "valid", exclude=exclude), config)
+    sets = {"valid": list(zip(clean.numpy(), noisy.numpy(), strict=True))}
+    if test is not None:
+        pairs = find_pairs(test / "clean", test / "noisy")
+        sets["test"] = [(load_mono(c), load_mono(n)) for c, n in pairs]
+    times = microseconds_a_frame(engines, np.concatenate([n for _, n in sets["valid"][:15]]))
+    points: dict[str, dict[str, Any]] = {}
+    for name, engine in engines.items():
+        points[name] = {"us_a_frame": times[name], "steps": engine.header["training"]["steps"]}
+        for split, recordings in sets.items():
+            points[name][split] = scores(engine, recordings)
+        print(name, json.dumps(points[name]), file=sys.stderr, flush=True)
+    return points
+
+
+def scores(
+    engine: Engine, recordings: list[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, float | None]:
+    """Mean metrics and average MACs of one network."""
+    metrics, gates = [], []
+    for clean, noisy in recordings:
+        estimate = enhance(engine, noisy, listener=lambda _, g: gates.append(g.mean((1, 2))))
+        metrics.append((pesq_wb(clean, estimate), si_sdr(clean, estimate), stoi(clean, estimate)))
+    used = float(np.concatenate(gates).mean()) if engine.gate_shape[1] else None
+    pesq, sdr, intelligibility = np.mean(metrics, axis=0)
+    return {
+        "pesq": float(pesq),
+        "si_sdr_db": float(sdr),
+        "stoi": float(intelligibility),
+        "utilisation": used,
+        "mmac_per_s": count_macs(engine.header["dims"]).mmac_per_s(1.0 if used is None else used),
+    }
+
+
+def microseconds_a_frame(engines: dict[str, Engine], x: np.ndarray) -> dict[str, float]:
+    """Best of ten interleaved runs over one minute of noisy speech, in files' block size."""
+    frames = analyse(x)
+    best = dict.fromkeys(engines, np.inf)
+    for _ in range(10):
+        for name, engine in engines.items():
+            started = time.perf_counter()
+            engine.step(frames, engine.initial_state())
+            best[name] = min(best[name], (time.perf_counter() - started) / len(frames) * 1e6)
+    return best
+
+
+def draw(points: dict[str, dict[str, Any]], path: Path) -> None:
+    """PESQ, SI-SDR and STOI against average MMAC/s and against time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    split = "test" if all("test" in point for point in points.values()) else "valid"
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharey="col", layout="constrained")
+    metrics = (("pesq", "WB-PESQ"), ("si_sdr_db", "SI-SDR / dB"), ("stoi", "STOI"))
+    for family in dict.fromkeys(name.rsplit("-", 1)[0] for name in points):
+        own = [p for name, p in points.items() if name.rsplit("-", 1)[0] == family]
+        for column, (metric, label) in enumerate(metrics):
+            y = [p[split][metric] for p in own]
+            axes[0, column].plot([p[split]["mmac_per_s"] for p in own], y, "o-", label=family)
+            axes[1, column].plot([p["us_a_frame"] for p in own], y, "o-", label=family)
+            axes[0, column].set(xlabel="average MMAC/s", ylabel=label)
+            axes[1, column].set(xlabel="engine, µs a frame", ylabel=label)
+    axes[0, 0].legend()
+    figure.suptitle(f"{split} mixtures")
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

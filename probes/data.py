@@ -5,6 +5,8 @@ Genders get the same speaking time and noise categories the same number of scene
 order; recordings are not repeated before all of their class have been heard.
 The signal-to-noise ratio changes with each scene and a little with each utterance. Some scenes
 hold no speech, some no noise, and there are stretches of digital silence: what a probe will meet.
+Streams to fit on may be varied (speed and colour of the noise, colour of the voice), since noise
+recordings are few and a probe learns them by heart.
 
 Streams are a pure function of (corpus, minutes, seed) and lie decoded in the cache, as int16 that
 is mapped into memory, with one label a frame beside them: ten hours take 2.3 GB of disk and little
@@ -24,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
+from scipy import fft
 
 from ..audio.corpus import Clip, Corpus
 from ..audio.mixing import SYNTHETIC_CATEGORY, active_level, synthetic_noise
@@ -35,7 +39,7 @@ from . import targets
 
 __all__ = ["LabelledStream", "Say", "StreamConfig", "build_stream", "enhanced_targets"]
 
-_VERSION = 5
+_VERSION = 6
 """Raised whenever the same configuration gives another stream."""
 
 Float32 = NDArray[np.float32]
@@ -48,12 +52,13 @@ _UTTERANCE_LEVEL = 0.05
 class StreamConfig:
     """How a stream is drawn; levels in dB, times in seconds, probabilities a scene.
 
-    PESQ, which takes nearly all of the time, is computed on the first `pesq_minutes`.
+    PESQ, which takes nearly all of the time, is computed on the first `pesq_minutes`. The default
+    range of SNR gives quartiles of input SI-SDR like those of the paper's Table 1 (-1..10 dB).
     """
 
     minutes: float = 30.0
     seed: int = 0
-    snr_db: tuple[float, float] = (-8.0, 17.0)
+    snr_db: tuple[float, float] = (-5.0, 15.0)
     utterance_snr_db: float = 3.0
     level_db: tuple[float, float] = (-12.0, 6.0)
     scene_s: tuple[float, float] = (6.0, 14.0)
@@ -64,6 +69,7 @@ class StreamConfig:
     p_synthetic: float = 0.6
     p_engine: float = 0.0
     p_babble: float = 0.25
+    p_varied: float = 0.0
     min_cleanliness: float = 0.3
     pesq_minutes: float = 30.0
 
@@ -76,7 +82,8 @@ class LabelledStream:
     ----------
     clean, noise : (n,) int16 in memory maps, at 16 kHz; noisy is their sum.
     labels : name -> (L,) integers, -1 where unknown: ``gender``, ``language``, ``category`` into
-        ``classes``; ``utterance`` (-1 in pauses) and ``scene`` as running numbers.
+        ``classes``; ``utterance`` (-1 in pauses) and ``scene`` as running numbers; ``noisy``, 1 in
+        scenes with noise, 0 in others.
     targets : name -> (L,) float32 or bool of `probes.targets`.
     classes : label name -> class names.
     speakers : of each utterance.
@@ -219,6 +226,8 @@ class _Director:
             )
             clip = self._voices[gender].draw()
             x = self.corpus.samples(clip)
+            if rng.random() < cfg.p_varied / 2:
+                x = _coloured(rng, x, 4.0)
             self._spoken[gender] += len(x)
             change = rng.uniform(-cfg.utterance_snr_db, cfg.utterance_snr_db)
             x = x * (_UTTERANCE_LEVEL * 10 ** (change / 20) / max(active_level(x), 1e-4))
@@ -237,7 +246,11 @@ class _Director:
             return self._computed(n, engine=True)
         if category == "public" and draw < cfg.p_babble:
             return self._babble(n)
-        x = self.corpus.samples(self._noises[category].draw())
+        x = _trimmed(self.corpus.samples(self._noises[category].draw()))
+        if rng.random() < cfg.p_varied:
+            speed = float(rng.uniform(0.8, 1.25))
+            x = soxr.resample(x, SAMPLE_RATE * speed, SAMPLE_RATE, quality="LQ")
+            x = _coloured(rng, x, 5.0)
         if len(x) >= n:
             start = int(rng.integers(0, len(x) - n + 1))
             x = x[start : start + n].copy()
@@ -264,6 +277,34 @@ class _Director:
                     out[low:high] += x[low - at : high - at]
                 at += len(x)
         return out
+
+
+def _trimmed(x: Float32) -> Float32:
+    """Without the silence (50 dB below the active level) that some collections pad clips with."""
+    size = SAMPLE_RATE // 50
+    power = np.square(x[: len(x) // size * size]).reshape(-1, size).mean(axis=1)
+    loud = np.flatnonzero(power > (active_level(x) * 10 ** (-50 / 20)) ** 2)
+    if not len(loud) or loud[-1] - loud[0] < 10:
+        return x
+    return x[loud[0] * size : (loud[-1] + 1) * size]
+
+
+def _coloured(rng: np.random.Generator, x: Float32, spread_db: float) -> Float32:
+    """`x` through a smooth random response: normal gains in dB at octaves of 62.5 Hz to 8 kHz."""
+    size = fft.next_fast_len(len(x), real=True)
+    hertz = np.maximum(fft.rfftfreq(size, 1 / SAMPLE_RATE), 1.0)
+    gains = np.interp(np.log2(hertz / 62.5), np.arange(8), rng.normal(0, spread_db, 8))
+    out: Float32 = fft.irfft(fft.rfft(x, size) * (10 ** (gains / 20)).astype(np.float32), size)
+    return out[: len(x)].astype(np.float32)
+
+
+def _heard(noise: Float32) -> NDArray[np.bool_]:
+    """Frames within a second of which there is noise, not 30 dB less than usual: (L,).
+
+    A bark every five seconds leaves stretches in which there is nothing to name.
+    """
+    power = targets.moving_average(np.square(targets.frame_rms(noise), dtype=np.float64), 125)
+    return np.asarray(power > (active_level(noise) * 10 ** (-30 / 20)) ** 2, np.bool_)
 
 
 def _default_cache() -> Path:
@@ -388,7 +429,7 @@ def _write(folder: Path, corpus: Corpus, config: StreamConfig) -> None:
         "language": sorted({clip.language for clip in corpus.speech} - {""}),
         "category": sorted({clip.category for clip in corpus.noise} - {""}),
     }
-    names = ("gender", "language", "category", "utterance", "scene")
+    names = ("gender", "language", "category", "utterance", "scene", "noisy")
     labels = {name: np.full(frames, -1, np.int32) for name in names}
     vad = np.zeros(frames, np.bool_)
     director = _Director(corpus, config)
@@ -405,9 +446,10 @@ def _write(folder: Path, corpus: Corpus, config: StreamConfig) -> None:
             array[at : at + length] = np.round(x[:length] * 32767)
         first, last = at // HOP, (at + length) // HOP + 1
         labels["scene"][first:last] = number
-        labels["category"][first:last] = _index(classes["category"], scene.category)
-        silent = ~(targets.frame_rms(scene.clean + scene.noise)[: last - first] > 0)
-        labels["category"][first:last][silent] = -1
+        labels["noisy"][first:last] = bool(scene.category)
+        heard = _heard(scene.noise)[: last - first]
+        number_of = _index(classes["category"], scene.category)
+        labels["category"][first:last] = np.where(heard, number_of, -1)
         # Relative to each utterance's own level: a scene may hold a loud and a soft voice.
         for low, high, clip in scene.utterances:
             if at + low >= n:

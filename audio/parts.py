@@ -91,6 +91,9 @@ class PartFile:
         target, name = self._target, self._name
         if os.path.isdir(target):
             raise UnwritableError("it is a folder; name a file in it", name)
+        if os.path.exists(target) and not os.path.isfile(target):
+            # Renaming would put a file in place of /dev/null.
+            raise UnwritableError("it is a device or a pipe; name a file", name)
         if os.path.exists(target) and not self._overwrite:
             raise ExistsError(
                 "it exists; choose another name or allow overwriting (--overwrite)", name

@@ -20,6 +20,7 @@ from .evaluate import evaluate
 from .export import export
 from .fit_probes import fit_probes
 from .models import models
+from .planning import RefusedError
 from .probe import probe
 from .train import train
 
@@ -84,7 +85,7 @@ def _run(arguments: list[str]) -> int:
             return _deserted()
         raise
     except DynseError as error:
-        return _say(str(error), 1)
+        return _say(str(error), 2 if isinstance(error, RefusedError) else 1)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _say(f"{name}{error.strerror or error}", 1)

@@ -60,7 +60,7 @@ class _FailedFast(Exception):  # noqa: N818 - not an error of the program
 def run(
     jobs: Sequence[Job],
     work: Work,
-    on_done: Callable[[Screen, Job, Any], None],
+    on_done: Callable[[Screen, int, Any], None],
     *,
     workers: int = 1,
     ray: bool = False,
@@ -68,25 +68,26 @@ def run(
     quiet: bool = False,
     verbose: bool = False,
     skipped: int = 0,
-    on_failure: Callable[[Job, Failed], None] | None = None,
+    on_failure: Callable[[Screen, int, Failed], None] | None = None,
 ) -> Tally:
     """Do all jobs and tell about it on stderr.
 
     Parameters
     ----------
-    on_done : called with what `work` returned for a job, as each ends; results have `sound_s`.
+    on_done : called with a job's index and what `work` returned, as each ends; results have
+        `sound_s`.
     workers : processes; jobs with "-" are done in this one.
     ray : spread the jobs over a Ray cluster instead, with at most `workers` actors if not 0.
     fail_fast : stop at the first failure.
     skipped : how many inputs were left out of `jobs`, for the summary.
-    on_failure : called with each failure, besides its line on stderr.
+    on_failure : called with a job's index and its failure, after its line on stderr.
 
     Raises
     ------
     DynseError
         If no job can be done at all: a model is missing, no worker starts.
     """
-    for folder in {os.path.dirname(job.target) for job in jobs if job.target != "-"}:
+    for folder in {os.path.dirname(job.target) for job in jobs if job.target not in ("", "-")}:
         remove_stale_parts(folder)
     tally = Tally(len(jobs) + skipped, skipped=skipped)
     started = time.monotonic()
@@ -101,7 +102,7 @@ def run(
             tally.failed += 1
             screen.line(f"{event.trace}{event.line}" if verbose else event.line, error=True)
             if on_failure is not None:
-                on_failure(jobs[i], event)
+                on_failure(screen, i, event)
             if fail_fast:
                 raise _FailedFast
         elif event.result is None:
@@ -109,7 +110,7 @@ def run(
         else:
             tally.done += 1
             tally.sound_s += event.result.sound_s
-            on_done(screen, jobs[i], event.result)
+            on_done(screen, i, event.result)
 
     pool: list[Pool] = []
     with screen, _interruptible(pool):

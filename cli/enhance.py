@@ -10,11 +10,20 @@ from typing import Annotated
 import typer
 
 from ..audio.suffixes import SUBTYPES
-from .batch import Job, plan, run
+from . import options as given
+from .batch import run
+from .choices import (
+    check_extra,
+    check_picture,
+    executors,
+    headerless,
+    parse_conditions,
+    same_place,
+)
 from .enhancing import Done, EnhanceWork, Options
-from .planning import read_list, shard
+from .planning import Job, plan, read_named, shard
 from .progress import Screen
-from .workers import available_cores
+from .workers import Failed
 
 
 class ChannelMode(StrEnum):
@@ -41,25 +50,8 @@ class Clip(StrEnum):
     NONE = "none"
 
 
-class Executor(StrEnum):
-    """Who does the work."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class Raw(StrEnum):
-    """Headerless PCM, as ffmpeg calls it."""
-
-    S16LE = "s16le"
-    F32LE = "f32le"
-
-
 def enhance(
-    inputs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="IN...", help="Files, folders, quoted globs; - is stdin."),
-    ] = None,
+    inputs: given.Inputs = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -117,116 +109,108 @@ def enhance(
             "or leave as it is, and fail where the format cannot hold it."
         ),
     ] = Clip.CLAMP,
-    raw: Annotated[
-        Raw | None,
-        typer.Option(help="Inputs, stdout, .raw and .pcm outputs are PCM without a header."),
-    ] = None,
-    rate: Annotated[
-        int | None, typer.Option(metavar="HZ", min=1, help="Sample rate of --raw.")
-    ] = None,
-    channels: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Channels of --raw.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="A shipped model or a checkpoint.")
-    ] = None,
-    recursive: Annotated[bool, typer.Option("-r", "--recursive", help="Descend into folders.")] = (
-        False
-    ),
-    files_from: Annotated[
+    only_if: Annotated[
         str | None,
         typer.Option(
-            metavar="LIST|-",
-            help="Read more inputs from a file or stdin, one a line or NUL-separated.",
+            metavar="COND",
+            help="Enhance only where the probes say so, such as 'snr_db<15'; copy other files "
+            "untouched.",
         ),
     ] = None,
-    jobs: Annotated[
-        int,
-        typer.Option(
-            "-j", "--jobs", min=0, metavar="N", help="Processes of one thread each; 0: all cores."
-        ),
-    ] = 1,
-    executor: Annotated[
-        Executor,
-        typer.Option(
-            help="This machine, or a Ray cluster (dynse[ray]; RAY_ADDRESS) with one process "
-            "a CPU, or -j of them if that is not 1."
-        ),
-    ] = Executor.LOCAL,
-    part: Annotated[
-        str | None,
-        typer.Option(
-            "--shard", metavar="K/N", help="Do the K-th of N parts of the inputs, for job arrays."
-        ),
-    ] = None,
+    as_json: given.Json = False,
+    as_jsonl: given.Jsonl = False,
+    as_csv: given.Csv = False,
+    as_rttm: given.Rttm = False,
+    as_labels: given.Labels = False,
+    as_textgrid: given.TextGrid = False,
+    as_f0: given.F0Csv = False,
+    frames: given.Frames = False,
+    probes: given.Probes = None,
+    raw: given.Raw = None,
+    rate: given.Rate = None,
+    channels: given.Channels = None,
+    model: given.Model = None,
+    recursive: given.Recursive = False,
+    files_from: given.FilesFrom = None,
+    jobs: given.Jobs = 1,
+    executor: given.By = given.Executor.LOCAL,
+    part: given.Shard = None,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out inputs whose output exists.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace outputs that exist.")
-    ] = False,
+    overwrite: given.Overwrite = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be written, do nothing.")
     ] = False,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Stop at the first failure.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Tracebacks of failures.")
-    ] = False,
+    fail_fast: given.FailFast = False,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
 ) -> None:
     """Clean noisy speech.
 
     Keeps sample rate, channels, sample format and length; the output is sample-aligned with the
-    input. Outputs appear under their names only when complete.
+    input. Outputs appear under their names only when complete. With a form of report such as
+    --json, stdout gets what the probes say of each input, from the same pass.
 
     Exit codes: 0 all done, 1 an input failed and the others are done, 2 wrong usage,
     130 interrupted.
     """
-    inputs = inputs or []
-    if files_from == "-" and "-" in inputs:
-        raise typer.BadParameter("stdin cannot be both sound and list", param_hint="--files-from")
-    if not inputs and files_from is None:
-        raise typer.BadParameter("name files, folders or -", param_hint="IN...")
     if skip_existing and overwrite:
         raise typer.BadParameter("not with --overwrite", param_hint="--skip-existing")
     if subtype is not None and subtype.upper() not in SUBTYPES:
         raise typer.BadParameter(
             f"{subtype!r} is none of {', '.join(SUBTYPES)}", param_hint="--subtype"
         )
-    pcm = _headerless(raw, rate, channels)
-    listed = [] if files_from is None else read_list(files_from)
-    planned = plan(
-        inputs, output, recursive, "_enhanced", listed=listed, headerless=pcm is not None
-    )
-    _check_single("--residual", residual, planned)
-    _check_single("--plot", plot, planned)
-    if plot is not None and "-" in (planned[0].source, planned[0].target):
+    conditions = parse_conditions("--only-if", [] if only_if is None else [only_if])
+    pcm = headerless(raw, rate, channels)
+    named = read_named(inputs, files_from)
+    planned = plan(named, output, recursive, "_enhanced", headerless=pcm is not None)
+    pipes = any("-" in (job.source, job.target) for job in planned)
+    to_stdout = any(job.target == "-" for job in planned)
+    if residual is not None:
+        check_extra("--residual", residual, planned)
+    check_picture(plot, planned, overwrite)
+    if plot is not None and pipes:
         raise typer.BadParameter("needs files, not pipes", param_hint="--plot")
-    if plot is not None:
-        from .plot import picture_format
-
-        picture_format(plot)
-        if os.path.lexists(plot) and not overwrite:
-            raise typer.BadParameter(f"{plot} exists; --overwrite replaces it", param_hint="--plot")
+    if plot is not None and residual is not None and same_place(plot, residual):
+        raise typer.BadParameter("is the residual", param_hint="--plot")
+    if conditions and pipes:
+        raise typer.BadParameter(
+            "needs files, not pipes: the probes know only at the end", param_hint="--only-if"
+        )
     if clip is Clip.RESCALE and residual is not None:
         raise typer.BadParameter(
             "not with --residual, which would hold the part scaled away", param_hint="--clip"
         )
-    if clip is Clip.RESCALE and any(job.target == "-" for job in planned):
+    if clip is Clip.RESCALE and to_stdout:
         raise typer.BadParameter(
             "a pipe cannot be rescaled, its peak is known only at the end", param_hint="--clip"
         )
+
+    from ..models.checkpoint import DEFAULT
+    from . import report as reports
+    from .loading import load_model, load_probes_of
+    from .output import Form, Output, choose_form
+
+    form = choose_form(
+        frames, json=as_json, jsonl=as_jsonl, csv=as_csv, rttm=as_rttm, labels=as_labels,
+        textgrid=as_textgrid, f0_csv=as_f0,
+    )  # fmt: skip
+    if form is not Form.TABLE and to_stdout:
+        raise typer.BadParameter("stdout is taken by the sound", param_hint=form.value)
+    if form.single and len(planned) > 1:
+        raise typer.BadParameter("takes one input", param_hint=form.value)
     if part is not None:
         planned = shard(planned, part)
     if dry_run:
         _print_map(planned, skip_existing, overwrite)
         return
     todo = [job for job in planned if not (skip_existing and _exists(job.target))]
-
-    from ..models.checkpoint import DEFAULT, resolve
-
+    asks_probes = form is not Form.TABLE or bool(conditions)
+    if probes is not None and not asks_probes:
+        raise typer.BadParameter(
+            "goes with --only-if or a form of report such as --json", param_hint="--probes"
+        )
     options = Options(
         model=model or DEFAULT,
         atten_lim_db=atten_lim,
@@ -240,57 +224,48 @@ def enhance(
         plot=plot,
         overwrite=overwrite,
         skip_existing=skip_existing,
+        analyse=asks_probes,
+        probes=None if probes is None else os.fspath(probes),
+        frames=frames or form is Form.F0_CSV,
+        only_if=only_if,
     )
-    resolve(options.model)  # a wrong name is one failure, not one an input
+    # What is wrong with these is one failure, not one an input.
+    engine = load_model(options.model)
+    said_by = (
+        reports.origin(engine, load_probes_of(options.model, options.probes)) if asks_probes else {}
+    )
+    out = None if form is Form.TABLE else Output(form, named.single)
 
-    def tell(screen: Screen, _: Job, done: Done) -> None:
+    def tell(screen: Screen, i: int, done: Done) -> None:
         for line in done.lines():
             screen.line(line)
+        if out is not None and done.report is not None:
+            out.put(screen, i, {**done.report, "output": reports.utf8(done.target)})
 
-    ray = executor is Executor.RAY
-    workers = jobs or available_cores()
+    def fail(screen: Screen, i: int, failed: Failed) -> None:
+        if out is not None:
+            source = todo[i].source
+            out.put(screen, i, reports.failure(source, said_by, failed.code, failed.message))
+
     tally = run(
         todo,
         EnhanceWork(options),
         tell,
-        workers=0 if ray and jobs < 2 else workers,
-        ray=ray,
+        **executors(executor, jobs),
         fail_fast=fail_fast,
         quiet=quiet,
         verbose=verbose,
         skipped=len(planned) - len(todo),
+        on_failure=fail,
     )
+    if out is not None:
+        out.close(Screen([]))
     if tally.interrupted:
         typer.echo("dynse: interrupted", err=True)
     if len(planned) != 1 and (not quiet or tally.exit_code):
         typer.echo(tally.summary("enhanced"), err=True)
     if tally.exit_code:
         raise typer.Exit(tally.exit_code)
-
-
-def _headerless(
-    raw: Raw | None, rate: int | None, channels: int | None
-) -> tuple[str, int, int] | None:
-    for option, value in (("--rate", rate), ("--channels", channels)):
-        if (value is None) != (raw is None):
-            missing = "--raw is missing" if raw is None else "needed with --raw"
-            raise typer.BadParameter(missing, param_hint=option)
-    if raw is None or rate is None or channels is None:
-        return None
-    return raw.value, rate, channels
-
-
-def _check_single(option: str, path: str | None, jobs: Sequence[Job]) -> None:
-    """Refuse a second file of output with several inputs, or in place of another file."""
-    if path is None:
-        return
-    if len(jobs) > 1:
-        raise typer.BadParameter("takes one input", param_hint=option)
-    if path == "-":
-        raise typer.BadParameter("needs a file", param_hint=option)
-    places = [place for place in (jobs[0].source, jobs[0].target) if place != "-"]
-    if os.path.realpath(path) in map(os.path.realpath, places):
-        raise typer.BadParameter("is the input or the output", param_hint=option)
 
 
 def _exists(target: str) -> bool:

@@ -6,14 +6,18 @@ Apart from the command so that workers need not import the command line.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..audio.errors import ExistsError
+from ..audio.errors import ExistsError, UnsupportedError, UnwritableError
+from ..audio.parts import PartFile
+from .conditions import Condition
+from .planning import printable
 from .workers import OnProgress, Place
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from ..audio.resampling import BandMode
     from ..models.engine import Engine
     from ..models.stream import ChannelMode
+    from ..probes.probe_file import Probes
+    from .report import Analyst
 
 _BLOCK = 1 << 19
 """Samples, over all channels, that are taken from a file at once."""
@@ -42,6 +48,10 @@ class Options:
     plot: str | None = None
     overwrite: bool = False
     skip_existing: bool = False
+    analyse: bool = False
+    probes: str | None = None
+    frames: bool = False
+    only_if: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,9 +65,12 @@ class Done:
     utilisation: float | None
     clipped: int
     warnings: tuple[str, ...]
+    untouched: str = ""  # why, if it is a copy
+    report: dict[str, Any] | None = None
 
     def lines(self) -> list[str]:
         """Lines for stderr: warnings first."""
+        source, target = printable(self.source), printable(self.target)
         parts = [f"{self.sound_s:.2f} s in {self.took_s:.2f} s"]
         if self.sound_s > 0 and self.took_s > 0:
             parts[0] += f" ({self.sound_s / self.took_s:.0f} x real time)"
@@ -65,8 +78,10 @@ class Done:
             parts.append(f"utilisation {self.utilisation:.2f}")
         if self.clipped:
             parts.append(f"{self.clipped} samples clipped")
-        told = f"{self.source} -> {self.target}: {', '.join(parts)}"
-        return [*(f"{self.source}: warning: {text}" for text in self.warnings), told]
+        if self.untouched:
+            parts.insert(0, self.untouched)
+        told = f"{source} -> {target}: {', '.join(parts)}"
+        return [*(f"{source}: warning: {text}" for text in self.warnings), told]
 
 
 @dataclass(frozen=True)
@@ -77,16 +92,21 @@ class EnhanceWork:
 
     def start(self) -> Callable[[Place, OnProgress], Done | None]:
         """Load the model."""
-        from ..models.engine import load
+        from .loading import load_model, load_probes_of
 
-        engine = load(self.options.model)
+        options = self.options
+        engine = load_model(options.model)
+        probes = load_probes_of(options.model, options.probes) if options.analyse else None
+        condition = None if options.only_if is None else Condition(options.only_if)
 
         def do(job: Place, heard: OnProgress) -> Done | None:
             try:
-                return enhance_file(engine, job.source, job.target, self.options, heard)
+                if condition is not None and probes is not None:
+                    return _enhance_if(condition, engine, probes, job, options, heard)
+                return enhance_file(engine, job.source, job.target, options, heard, probes)
             except ExistsError as error:
                 # Somebody else was faster: as good as if it had been there from the start.
-                if self.options.skip_existing and error.path == job.target:
+                if options.skip_existing and error.path == job.target:
                     return None
                 raise
 
@@ -99,6 +119,7 @@ def enhance_file(
     target: str,
     options: Options,
     on_progress: OnProgress | None = None,
+    probes: Probes | None = None,
 ) -> Done:
     """Enhance one file or stream, block by block.
 
@@ -107,6 +128,7 @@ def enhance_file(
     engine : the loaded model; that `options` name one does not matter here.
     source, target : paths, or "-".
     on_progress : called as each block is done.
+    probes : read in the same pass; the condition of `options` needs them.
 
     Raises
     ------
@@ -127,13 +149,21 @@ def enhance_file(
 
         track = Decimator()
 
-    def listen(_: Any, gates: Any) -> None:
+    def listen(gain: Any, gates: Any) -> None:
         nonlocal opened, frames
         opened += int(np.count_nonzero(gates))
         frames += len(gates)
+        if analyst is not None:
+            analyst.listen(gain, gates)
         if track is not None:
             track.push(gates.reshape(len(gates), -1))
 
+    analyst: Analyst | None = None
+    if probes is not None:
+        from .report import Analyst
+
+        analyst = Analyst(engine, probes)
+    report: dict[str, Any] | None = None
     raw = None if options.raw is None else RawFormat(*options.raw)  # type: ignore[arg-type]
     settings = Settings(options.atten_lim_db, options.mix, options.channel_mode, options.band)
     with ExitStack() as stack:
@@ -164,12 +194,16 @@ def enhance_file(
         # Pipes get short blocks, so that the first samples leave before the last arrive.
         size = reader.sample_rate // 10 if reader.frames is None else reader.sample_rate
         for block in reader.blocks(min(size, _BLOCK // reader.channels)):
+            if analyst is not None:
+                analyst.hear(block)
             if left is not None:
                 waiting.append(enhancer.input_of(block))
             write(enhancer.feed(block))
             if on_progress is not None:
                 on_progress(reader.frames_read, reader.frames, reader.sample_rate)
         write(enhancer.flush())
+        if analyst is not None:
+            report = analyst.report(source, reader, options.frames)
         writer.commit()
         if left is not None:
             left.commit()
@@ -179,7 +213,7 @@ def enhance_file(
         warnings += [warning.message for warning in (*reader.warnings, *writer.warnings)]
     took = time.perf_counter() - started
     if options.plot is not None:
-        plot_enhancement(options.plot, source, target, track)
+        plot_enhancement(options.plot, source, target, track, options.overwrite)
     gates = engine.gate_shape[0] * engine.gate_shape[1]
     floats = writer.subtype in ("FLOAT", "DOUBLE")
     return Done(
@@ -190,7 +224,78 @@ def enhance_file(
         utilisation=opened / (frames * gates) if frames and gates else None,
         clipped=0 if floats or options.clip != "clamp" else writer.clipped,
         warnings=tuple(dict.fromkeys(warnings)),
+        report=report,
     )
+
+
+def _enhance_if(
+    condition: Condition,
+    engine: Engine,
+    probes: Probes,
+    job: Place,
+    options: Options,
+    heard: OnProgress,
+) -> Done:
+    """Enhance where the condition holds, else copy.
+
+    Only the end of a recording tells, so it is read twice: what is to be copied may be louder
+    than its output could hold, or have no place for it while it is undecided.
+    """
+    from ..audio.formats import is_device
+    from .probing import ProbeOptions, probe_file
+    from .report import flat
+
+    if is_device(job.source):
+        raise UnsupportedError("it can be read only once, --only-if needs a file", job.source)
+    started = time.perf_counter()
+    asked = ProbeOptions(options.model, raw=options.raw, frames=options.frames)
+    probed = probe_file(engine, probes, job.source, asked, heard)
+    row = flat(probed.report)
+    if condition.holds(row):
+        done = enhance_file(engine, job.source, job.target, options, heard)
+        return replace(done, report=probed.report, took_s=time.perf_counter() - started)
+    why = f"copied untouched: {condition.text} does not hold, {condition.values(row)}"
+    probed.report["warnings"].append({"code": "untouched", "message": why})
+    if _copies_bytes(job, options):
+        _copy(job, options.overwrite)
+        utilisation = probed.report["compute"]["utilisation"]
+        done = Done(job.source, job.target, probed.sound_s, 0.0, utilisation, 0, ())
+    else:
+        untouched = replace(options, atten_lim_db=0.0, band="keep")
+        done = enhance_file(engine, job.source, job.target, untouched, heard)
+    took = time.perf_counter() - started
+    return replace(done, report=probed.report, took_s=took, untouched=why)
+
+
+def _copies_bytes(job: Place, options: Options) -> bool:
+    """Whether a copy of the file is what the target asks for."""
+    from ..audio.io import container_of, open_reader
+
+    if options.raw is not None or options.residual is not None or options.plot is not None:
+        return False
+    with open_reader(job.source) as reader:
+        source = reader.subtype if reader.subtype == "OPUS" else reader.container
+        wav = {"WAV", "RF64"}
+        wanted = container_of(job.target)
+        return (
+            (source == wanted or {source, wanted} <= wav)
+            and (options.subtype is None or options.subtype.upper() == reader.subtype)
+            and (options.channel_mode != "mono" or reader.channels == 1)
+        )
+
+
+def _copy(job: Place, overwrite: bool) -> None:
+    _make_folder(job.target)
+    try:
+        part = PartFile(job.target, overwrite)
+        try:
+            with open(job.source, "rb") as file, open(part.handle, "wb", closefd=False) as copy:
+                shutil.copyfileobj(file, copy, 1 << 20)
+            part.rename()
+        finally:
+            part.discard()
+    except OSError as error:
+        raise UnwritableError(f"copying failed: {error.strerror}", job.target) from error
 
 
 def _open_target(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from . import options as given
+from .workers import available_cores
 
 if TYPE_CHECKING:
     from ..models.evaluation import PairScore
@@ -18,23 +20,17 @@ if TYPE_CHECKING:
 def evaluate(
     clean: Annotated[Path, typer.Argument(help="Clean recording, or folder of them.")],
     noisy: Annotated[Path, typer.Argument(help="Noisy recording, or folder, of the same names.")],
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="A shipped model or a checkpoint.")
-    ] = None,
+    model: given.Model = None,
     table: Annotated[
         Path | None, typer.Option(help="CSV with a column 'name', to group the files by.")
     ] = None,
     by: Annotated[
         list[str] | None, typer.Option(help="Column of --table to group by; may be repeated.")
     ] = None,
-    jobs: Annotated[
-        int, typer.Option("-j", "--jobs", min=1, help="Worker processes. [default: all cores]")
-    ] = os.cpu_count() or 1,
+    jobs: given.AllCores = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Tracebacks of failures.")
-    ] = False,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
 ) -> None:
     """Score a model: WB-PESQ, STOI, ESTOI, SI-SDR, utilisation, MMAC/s, real-time factor.
 
@@ -49,7 +45,9 @@ def evaluate(
     pairs = find_pairs(clean, noisy)
     groups = _read_groups(table, by or [], [noisy_path.name for _, noisy_path in pairs])
     scores = []
-    for number, score in enumerate(score_pairs(name, pairs, min(jobs, len(pairs))), 1):
+    for number, score in enumerate(
+        score_pairs(name, pairs, min(jobs or available_cores(), len(pairs))), 1
+    ):
         scores.append(score)
         if not quiet and sys.stderr.isatty():
             print(f"\r{number}/{len(pairs)} files", end="", file=sys.stderr)

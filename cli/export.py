@@ -8,16 +8,14 @@ from typing import Annotated
 
 import typer
 
+from . import options as given
+
 
 def export(
     onnx: Annotated[Path, typer.Option(metavar="FILE", help="ONNX file to write.")],
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="A shipped model or a checkpoint.")
-    ] = None,
+    model: given.Model = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a file that exists.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Tracebacks of failures.")
-    ] = False,
+    verbose: given.Verbose = False,
 ) -> None:
     """Export the stateful step of a model: STFT frame and state in, mask, gates and state out."""
     from ..audio.errors import ExistsError

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from . import options as given
+from .workers import available_cores
 
 if TYPE_CHECKING:
     from ..probes.fit import FitReport
@@ -28,22 +30,16 @@ def fit_probes(
     check: Annotated[
         bool, typer.Option("--check", help="Only look at the data, and print counts.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="A shipped model or a checkpoint.")
-    ] = None,
+    model: given.Model = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the probes. [default: the model's]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the mixtures.")] = 0,
-    jobs: Annotated[
-        int, typer.Option("-j", "--jobs", min=1, help="Worker processes. [default: all cores]")
-    ] = os.cpu_count() or 1,
+    jobs: given.AllCores = None,
     as_json: Annotated[bool, typer.Option("--json", help="Scores as JSON on stdout.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing probes file.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Only errors on stderr.")] = False,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Tracebacks of failures.")
-    ] = False,
+    quiet: given.Quiet = False,
+    verbose: given.Verbose = False,
 ) -> None:
     """Fit linear probes on a model's gates: VAD, SNR, SI-SDR, PESQ, noise, gender, F0.
 
@@ -85,7 +81,7 @@ def fit_probes(
         pesq_minutes=pesq_minutes,
         count=gates,
         seed=seed,
-        jobs=jobs,
+        jobs=jobs or available_cores(),
         say=say,
     )
     if as_json:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..audio.errors import DynseError
-from .workers import Event, Failed, Tell, Work, WorkersError, attempt, failure_line
+from .planning import RefusedError
+from .workers import Event, Tell, Work, WorkerDiedError, WorkersError, attempt, failed
 
 
 class _Worker:
@@ -34,13 +35,15 @@ def on_ray(jobs: Sequence[Any], work: Work, tell: Tell, workers: int | None = No
 
     Raises
     ------
+    RefusedError
+        Ray is not installed.
     WorkersError
-        Ray is not installed or the work cannot start.
+        The work cannot start.
     """
     try:
         import ray  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
-        raise WorkersError("ray is not installed: pip install 'dynse[ray]'") from error
+        raise RefusedError("ray is not installed: pip install 'dynse[ray]'") from error
 
     address = os.environ.get("RAY_ADDRESS")
     local = {} if address else {"num_cpus": workers, "include_dashboard": False}
@@ -92,5 +95,4 @@ class _Cluster:
         if self._deaths[i] < 2:
             waiting.append(i)
         else:
-            reason = DynseError("its worker died, twice")
-            self._tell(i, Failed("worker", failure_line(jobs[i], reason)))
+            self._tell(i, failed(jobs[i], WorkerDiedError("its worker died, twice")))

@@ -9,21 +9,26 @@ import glob
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
+from ..audio.errors import DynseError
 from ..audio.suffixes import READABLE, WRITABLE
 
 HEADERLESS = (".raw", ".pcm")
 """Suffixes of outputs without a header, which only `--raw` writes."""
 
 
+class RefusedError(DynseError):
+    """Nothing can be done in the way that was asked for; ends in exit code 2."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """One input and the place of its output; "-" is stdin or stdout."""
+    """One input and the place of its output; "-" is stdin or stdout, "" nowhere."""
 
     source: str
     target: str
@@ -36,24 +41,84 @@ class _Input:
     below: str | None = None  # the folder in which it was found; None: named by hand
 
 
+@dataclass(frozen=True)
+class Named:
+    """What a user named.
+
+    Attributes
+    ----------
+    inputs : files, folders, quoted globs, "-".
+    listed : more files and folders, of `--files-from`; relative ones keep their folders.
+    """
+
+    inputs: list[str]
+    listed: list[str]
+
+    @property
+    def single(self) -> bool:
+        """Whether it is one file or stream, not a folder, glob or list of perhaps one."""
+        return len(self.inputs) == 1 and not self.listed and not _is_several(self.inputs[0])
+
+
+def read_named(inputs: list[str] | None, files_from: str | None) -> Named:
+    """Take the arguments and the list of a command.
+
+    Raises
+    ------
+    typer.BadParameter
+        There is nothing, an empty name, stdin twice, or no such list.
+    """
+    inputs = inputs or []
+    if files_from == "-" and "-" in inputs:
+        raise typer.BadParameter("stdin cannot be both sound and list", param_hint="--files-from")
+    if not inputs and files_from is None:
+        raise typer.BadParameter("name files, folders or -", param_hint="IN...")
+    if "" in inputs:
+        raise typer.BadParameter("an input without a name", param_hint="IN...")
+    return Named(inputs, [] if files_from is None else read_list(files_from))
+
+
+def find(named: Named, recursive: bool) -> list[_Input]:
+    """The inputs that names stand for, each file once.
+
+    Raises
+    ------
+    typer.BadParameter
+        There are none.
+    """
+    found = [entry for name in named.inputs for entry in expand(name, recursive, magic=True)]
+    for name in named.listed:
+        inner = None if os.path.isabs(name) or ".." in Path(name).parts else name
+        found += expand(name, recursive, inner=inner)
+    if not found:
+        raise _nothing(named, recursive)
+    return list({os.path.abspath(entry.path): entry for entry in found}.values())
+
+
+def _nothing(named: Named, recursive: bool) -> typer.BadParameter:
+    names = [*named.inputs, *named.listed]
+    shown = ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+    hint = "" if recursive else "; -r descends into folders"
+    where = f"in {shown}{hint}" if names else "in an empty list"
+    return typer.BadParameter(f"no audio files {where}", param_hint="IN...")
+
+
+def printable(name: str) -> str:
+    """A file name that stays on one line and cannot steer a terminal."""
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
 def plan(
-    inputs: Iterable[str],
-    output: str | None,
-    recursive: bool,
-    suffix: str,
-    *,
-    listed: Iterable[str] = (),
-    headerless: bool = False,
+    named: Named, output: str | None, recursive: bool, suffix: str, *, headerless: bool = False
 ) -> list[Job]:
     """Map inputs to outputs.
 
     Parameters
     ----------
-    inputs : files, folders, quoted globs, "-".
+    named : what the user named.
     output : a file (one input), a folder, "-", or None for `NAME<suffix>.EXT` beside the input.
     recursive : descend into folders.
     suffix : put behind the name where the output goes beside the input.
-    listed : more files and folders, of `read_list`; relative ones keep their folders.
     headerless : outputs may be .raw and .pcm.
 
     Raises
@@ -61,18 +126,11 @@ def plan(
     typer.BadParameter
         No inputs, two inputs with one output, an output that is an input or cannot be written.
     """
-    named, listed = list(inputs), list(listed)
-    if "" in named:
-        raise typer.BadParameter("an input without a name")
-    found = [entry for name in named for entry in expand(name, recursive, magic=True)]
-    for name in listed:
-        inner = None if os.path.isabs(name) or ".." in Path(name).parts else name
-        found += expand(name, recursive, inner=inner)
-    found = list({os.path.abspath(entry.path): entry for entry in found}.values())
+    found = find(named, recursive)
     as_folder = (
         output is not None
         and output != "-"
-        and (bool(listed) or _is_folder(output, named))  # a list of one is still a list
+        and (bool(named.listed) or _is_folder(output, named.inputs))  # a list of one is a list
     )
     if output is not None and not as_folder:
         _check_file(output, len(found), headerless)
@@ -92,8 +150,7 @@ def plan(
 
     jobs = [Job(entry.path, target(entry)) for entry in _without_old_outputs(found, output, target)]
     if not jobs:
-        hint = "" if recursive else "; -r descends into folders"
-        raise typer.BadParameter(f"no audio files in {', '.join([*named, *listed])}{hint}")
+        raise _nothing(named, recursive)
     _refuse_collisions(jobs)
     return jobs
 
@@ -190,10 +247,12 @@ def _fixed_part(pattern: str) -> str:
 def _is_folder(output: str, named: list[str]) -> bool:
     if output.endswith(("/", os.sep)) or os.path.isdir(output):
         return True
-    return len(named) > 1 or any(
-        os.path.isdir(name) or (glob.has_magic(name) and not os.path.lexists(name))
-        for name in named
-    )
+    return len(named) > 1 or any(map(_is_several, named))
+
+
+def _is_several(name: str) -> bool:
+    """Whether a name stands for what is in a folder or matches a pattern."""
+    return os.path.isdir(name) or (glob.has_magic(name) and not os.path.lexists(name))
 
 
 def _check_file(output: str, inputs: int, headerless: bool) -> None:

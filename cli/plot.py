@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.errors import UnsupportedError, UnwritableError
+from ..audio.errors import UnwritableError
 from ..audio.io import open_reader
+from ..audio.parts import PartFile
 from ..audio.resampling import StreamResampler
 from ..audio.stft import HOP, SAMPLE_RATE, Analysis
+from .choices import picture_format
 
 _COLUMNS = 1000
-PICTURES = ("png", "svg", "pdf")
 
 
 class Decimator:
@@ -76,7 +77,9 @@ def spectrogram(path: str) -> Decimator:
     return decimator
 
 
-def plot_enhancement(picture: str, before: str, after: str, gates: Decimator) -> None:
+def plot_enhancement(
+    picture: str, before: str, after: str, gates: Decimator, overwrite: bool = False
+) -> None:
     """Draw `before` and `after`, two recordings, over the share of time each gate was open.
 
     Parameters
@@ -84,10 +87,11 @@ def plot_enhancement(picture: str, before: str, after: str, gates: Decimator) ->
     picture : file to write, in the format of `picture_format`.
     before, after : recordings.
     gates : fed with (L, I * C) gates.
+    overwrite : whether the picture may exist.
 
     Raises
     ------
-    UnwritableError
+    ExistsError, UnwritableError
         The picture cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -116,23 +120,24 @@ def plot_enhancement(picture: str, before: str, after: str, gates: Decimator) ->
     axes[2].set_ylabel("gate")
     axes[2].set_xlabel("s")
     axes[2].set_title(f"open gates (black), mean utilisation {opened.mean():.2f}", fontsize=10)
-    try:
-        # Opened here, since matplotlib would put a suffix of its own behind a name without one.
-        with open(picture, "wb") as file:
-            figure.savefig(file, dpi=110, format=picture_format(picture))
-    except OSError as error:
-        raise UnwritableError(f"it cannot be written: {error.strerror}", picture) from error
+    save_picture(figure, picture, overwrite)
 
 
-def picture_format(path: str) -> str:
-    """Format that a picture's suffix names; PNG without a suffix.
+def save_picture(figure: Any, path: str, overwrite: bool) -> None:
+    """Write a figure, whole or not at all.
 
     Raises
     ------
-    UnsupportedError
-        It names none of the known ones.
+    ExistsError, UnwritableError
+        The file cannot be written.
     """
-    found = Path(path).suffix.lower().lstrip(".") or "png"
-    if found not in PICTURES:
-        raise UnsupportedError(f"pictures are {', '.join(PICTURES)}, not {found}", path)
-    return found
+    try:
+        part = PartFile(path, overwrite)
+        try:
+            with open(part.handle, "wb", closefd=False) as file:
+                figure.savefig(file, dpi=110, format=picture_format(path))
+            part.rename()
+        finally:
+            part.discard()
+    except OSError as error:
+        raise UnwritableError(f"it cannot be written: {error.strerror}", path) from error

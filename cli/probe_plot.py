@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.errors import UnwritableError
 from ..audio.resampling import StreamResampler
 from ..audio.stft import BINS, SAMPLE_RATE, Analysis
-from .plot import Decimator
+from .plot import Decimator, save_picture
 
 
 class _Spectrogram:
@@ -51,12 +50,13 @@ class Picture:
         self._before.push(before)
         self._after.push(after)
 
-    def draw(self, picture: str, report: dict[str, Any]) -> None:
+    def draw(self, picture: str, report: dict[str, Any], overwrite: bool = False) -> None:
         """Write the picture; its suffix names the format. `report` must hold frames.
 
         Raises
         ------
-        UnwritableError
+        ExistsError, UnwritableError
+            The file cannot be written.
         """
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -104,7 +104,4 @@ class Picture:
         axes[5].set_ylabel("gate")
         axes[5].set_xlabel("s")
         axes[5].set_title(f"open gates (black), mean {opened.mean():.2f}", fontsize=9, loc="left")
-        try:
-            figure.savefig(picture, dpi=110)
-        except (OSError, ValueError) as error:
-            raise UnwritableError(str(error), picture) from error
+        save_picture(figure, picture, overwrite)

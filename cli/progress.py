@@ -45,6 +45,18 @@ class Screen:
             else:
                 print(text, file=sys.stderr)
 
+    def data(self, data: bytes) -> None:
+        """Write to stdout, without the bar in between where both are on one terminal."""
+        bar = self._progress if sys.stdout.isatty() else None
+        if bar is not None:
+            bar.stop()
+        # Bytes, so that it is UTF-8 whatever the locale says.
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        if bar is not None:
+            bar.start()
+
     def moved(self, i: int, done: int, total: int | None, rate: int) -> None:
         """Input `i` is at `done` of `total` frames at `rate` Hz."""
         self._running[i] = (min(done / total, 1.0) if total else 0.0, done / rate)
@@ -101,6 +113,9 @@ class Screen:
             TextColumn("{task.fields[told]}", markup=False),
             console=Console(stderr=True),
             transient=True,
+            # It would send what is written to stdout to the bar's own stream, stderr.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._progress.start()
         self._task = self._progress.add_task("", total=None, told="")

@@ -11,9 +11,13 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .conditions import NUMBERS, WORDS
+from .planning import printable
 
 if TYPE_CHECKING:
     from ..audio.io import Reader
@@ -116,7 +120,7 @@ class Analyst:
         return found
 
     def _frame(self, path: str) -> Report:
-        return frame(path, self._engine, self._probes)
+        return frame(path, origin(self._engine, self._probes))
 
     def _warnings(self, reader: Reader, reading: Reading) -> Iterable[dict[str, str]]:
         def say(code: str, message: str) -> dict[str, str]:
@@ -138,8 +142,8 @@ class Analyst:
             yield say("clipped", f"{self._clipped} samples at or above full scale")
 
 
-def frame(path: str, engine: Engine, probes: Probes) -> Report:
-    """What every report begins with."""
+def origin(engine: Engine, probes: Probes) -> Report:
+    """Who says what a report says."""
     from .. import __version__
 
     return {
@@ -147,14 +151,23 @@ def frame(path: str, engine: Engine, probes: Probes) -> Report:
         "version": __version__,
         "model": {"name": engine.name, "sha256": engine.sha256},
         "probes": {"name": probes.name, "sha256": probes.sha256},
-        "path": path,
     }
 
 
-def failure(path: str, engine: Engine, probes: Probes, code: str, message: str) -> Report:
-    """Report of an input that could not be read."""
-    error = {"code": code, "message": message}
-    return {**frame(path, engine, probes), "status": "error", "error": error, "warnings": []}
+def frame(path: str, said_by: Report) -> Report:
+    """What every report begins with; `said_by` is of `origin`."""
+    return {**said_by, "path": utf8(path)}
+
+
+def failure(path: str, said_by: Report, code: str, message: str) -> Report:
+    """Report of an input of which nothing can be said; `said_by` is of `origin`."""
+    error = {"code": code, "message": utf8(message)}
+    return {**frame(path, said_by), "status": "error", "error": error, "warnings": []}
+
+
+def utf8(text: str) -> str:
+    r"""Text without the surrogates that stand for bytes of file names, which become `\xe9`."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def _number(x: float | None, digits: int = 4) -> float | None:
@@ -225,12 +238,8 @@ def to_json(report: Report | list[Report], indent: int | None = 2) -> str:
     return json.dumps(report, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-CSV_COLUMNS = (
-    "path", "status", "duration_s", "sample_rate", "channels", "peak_dbfs", "clipped_samples",
-    "speech_ratio", "segments", "snr_input_db", "snr_enhanced_db", "si_sdr_input_db",
-    "si_sdr_enhanced_db", "pesq_input", "pesq_enhanced", "noise", "gender", "f0_median_hz",
-    "f0_p10_hz", "f0_p90_hz", "utilisation", "mmac_per_s", "warnings", "error",
-)  # fmt: skip
+CSV_COLUMNS = ("path", "status", *NUMBERS, *WORDS, "warnings", "error")
+"""Columns of `to_csv`: the fields that conditions know, and what is said of the whole."""
 
 
 def flat(report: Report) -> dict[str, Any]:
@@ -271,8 +280,13 @@ def _speech(report: Report) -> list[dict[str, float]]:
 
 
 def to_rttm(report: Report) -> str:
-    """NIST RTTM, one line a segment; spaces in the file's name become underscores."""
+    """NIST RTTM, one line a segment; spaces in the file's name become underscores.
+
+    Of a failed input a comment, which `md-eval` passes over: that nobody takes it for silence.
+    """
     name = "_".join(Path(report["path"]).stem.split()) or "-"
+    if report["status"] != "ok":
+        return f";; {name} failed: {report['error']['message']}"
     return "\n".join(
         f"SPEAKER {name} 1 {s['start_s']:.3f} {s['end_s'] - s['start_s']:.3f}"
         f" <NA> <NA> speech {s['confidence']:.3f} <NA>"
@@ -325,20 +339,18 @@ def to_f0_csv(report: Report) -> str:
     return "\n".join(lines)
 
 
-def print_table(reports: list[Report]) -> None:
-    """What a person wants to know, on stdout."""
+def to_table(report: Report) -> str:
+    """What a person wants to know, as wide and coloured as stdout takes it."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False)
-    for report in reports:
-        if report["status"] != "ok":
-            continue
+    with console.capture() as captured:
         audio, vad = report["audio"], report["vad"]
         table = Table(
-            title=escape(report["path"]), title_justify="left", title_style="bold",
+            title=escape(printable(report["path"])), title_justify="left", title_style="bold",
             box=box.SIMPLE, show_header=False, padding=(0, 1),
         )  # fmt: skip
         table.add_column(no_wrap=True, style="dim")
@@ -385,6 +397,7 @@ def print_table(reports: list[Report]) -> None:
         for warning in report["warnings"]:
             table.add_row("warning", escape(warning["message"]))
         console.print(table)
+    return captured.get().rstrip("\n")
 
 
 def _text(x: float | None, unit: str, digits: int) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import options as given
+
 if TYPE_CHECKING:
     from ..models.training import Trainer
 
@@ -63,9 +65,7 @@ def train(
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Fuse the step with torch.compile.")
     ] = True,
-    verbose: Annotated[
-        bool, typer.Option("-v", "--verbose", help="Tracebacks of failures.")
-    ] = False,
+    verbose: given.Verbose = False,
 ) -> None:
     """Train a gated Conv-FSENet on mixtures made on the fly.
 

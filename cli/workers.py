@@ -23,6 +23,7 @@ from time import monotonic
 from typing import IO, Any, BinaryIO, Protocol
 
 from ..audio.errors import AudioError, DynseError
+from .planning import printable
 
 OnProgress = Callable[[int, int | None, int], None]
 """Called with frames done, frames in all (None: unknown) and the sample rate."""
@@ -56,10 +57,19 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """Why a job failed: a stable code, `path: reason` in one line, the traceback."""
+    """Why a job failed.
+
+    Attributes
+    ----------
+    code : stable, for reports.
+    line : `path: reason`, the path being that of the input or of what could not be written.
+    message : the same for who knows the input already.
+    trace : the traceback, for -v.
+    """
 
     code: str
     line: str
+    message: str
     trace: str = ""
 
 
@@ -80,6 +90,12 @@ class WorkersError(DynseError):
     """Worker processes cannot be started."""
 
 
+class WorkerDiedError(DynseError):
+    """What a job gets whose worker died, and the next one as well."""
+
+    code = "worker"
+
+
 class _DiedError(Exception):
     """A worker ended; the text says how."""
 
@@ -98,23 +114,33 @@ def attempt(do: Callable[[Any, OnProgress], Any], job: Place, heard: OnProgress)
     except Exception as error:
         if isinstance(error, BrokenPipeError) and job.target == "-":
             raise  # nobody listens any more: no failure
-        code = getattr(error, "code", None) or "error"
-        code = "system" if isinstance(error, OSError | MemoryError) else str(code)
-        return Failed(code, failure_line(job, error), traceback.format_exc())
+        return failed(job, error, traceback.format_exc())
 
 
-def failure_line(job: Place, error: Exception) -> str:
-    """`path: reason` on one line, with the path once."""
-    if isinstance(error, AudioError) and error.path is not None:
-        return str(error)
-    source, reason = job.source, " ".join(str(error).split())
-    if isinstance(error, OSError):
-        source, reason = str(error.filename or source), error.strerror or reason
+def failed(job: Place, error: Exception, trace: str = "") -> Failed:
+    """What is told of an error: its path once, and all on one line."""
+    code = getattr(error, "code", None) or "error"
+    place, reason = job.source, " ".join(str(error).split())
+    if isinstance(error, AudioError):
+        reason = error.reason
+        place = place if error.path in (None, "stdin") or _same(error.path, place) else error.path
+    elif isinstance(error, OSError):
+        code, reason = "system", error.strerror or reason
+        place = os.fsdecode(error.filename) if _is_name(error.filename) else place
     elif isinstance(error, MemoryError):
-        reason = "out of memory"
+        code, reason = "system", "out of memory"
     elif not isinstance(error, DynseError):
         reason = f"internal error, {type(error).__name__}: {reason} (-v shows where)"
-    return f"{source if source.isprintable() else repr(source)[1:-1]}: {reason}"
+    line = f"{'stdin' if place == '-' else printable(place)}: {reason}"
+    return Failed(str(code), line, reason if place == job.source else line, trace)
+
+
+def _same(path: Any, place: str) -> bool:
+    return os.path.normpath(path) == os.path.normpath(place)
+
+
+def _is_name(filename: object) -> bool:
+    return isinstance(filename, str | bytes) and bool(filename)
 
 
 def here(jobs: Sequence[Any], do: Callable[[Any, OnProgress], Any], tell: Tell) -> None:
@@ -221,7 +247,7 @@ class Pool:
                     return None, None
                 if not self._proven:
                     return WorkersError(f"no worker could be started: it {said}"), None
-        return Failed("worker", failure_line(job, DynseError(f"its worker {said}, twice"))), None
+        return failed(job, WorkerDiedError(f"its worker {said}, twice")), None
 
     def _ask(self, process: subprocess.Popen[bytes], i: int, job: Any) -> Event:
         assert process.stdin is not None
@@ -303,7 +329,7 @@ def serve() -> None:
         try:
             do = work.start()
         except DynseError as error:
-            _send(answers, Failed(error.code, str(error)))
+            _send(answers, Failed(error.code, str(error), str(error)))
             os._exit(1)
         _send(answers, Moved(0, None, 1))
         threading.Thread(target=listen, daemon=True).start()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -80,3 +83,56 @@ def speechlike() -> np.ndarray:
     voice = sum(np.sin(2 * np.pi * 130 * k * t + k) / k for k in range(1, 20))
     voice *= np.clip(np.sin(2 * np.pi * 1.3 * t), 0, 1) * (0.6 + 0.4 * np.sin(2 * np.pi * 5 * t))
     return (0.1 * voice + 0.01 * rng.standard_normal(len(t))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def probes_path(engine, tmp_path_factory) -> Path:
+    """Random probes that hear speech wherever gates are open more than on average."""
+    from dynse.probes.probe_file import Probe, save_probes
+
+    rng = np.random.default_rng(0)
+    kinds = [
+        Probe("vad", "flag", window=5),
+        Probe("voiced", "flag"),
+        Probe("gender", "class", ("female", "male"), 9),
+        Probe("category", "class", ("nature", "office", "street"), 31, outputs=3),
+        *(Probe(f"snr_{side}_db", "value", limits=(-50, 30)) for side in ("input", "enhanced")),
+        *(Probe(f"si_sdr_{side}_db", "value", limits=(-50, 30)) for side in ("input", "enhanced")),
+        *(Probe(f"pesq_{side}", "value", limits=(1.04, 4.64), link="log")
+          for side in ("input", "enhanced")),
+        Probe("f0_hz", "value", limits=(50, 800)),
+    ]  # fmt: skip
+    placed, first = [], 0
+    for kind in kinds:
+        placed.append(Probe(**{**kind.__dict__, "first": first}))
+        first += kind.outputs
+    gates = engine.gate_shape[0] * engine.gate_shape[1]
+    weights = 0.1 * rng.standard_normal((32, first))
+    bias = np.zeros(first)
+    bias[0], bias[1], bias[6], bias[-1] = 1.0, 1.0, 5.0, 150.0
+    path = tmp_path_factory.mktemp("probes") / "random.safetensors"
+    header = {"name": "random", "model": {"name": engine.name, "sha256": engine.sha256}}
+    features = np.sort(rng.permutation(gates)[:32])
+    save_probes(path, header, placed, features, weights, bias)
+    return path
+
+
+@pytest.fixture(scope="session")
+def strict_json() -> Callable[..., Any]:
+    """Parse JSON as RFC 8259 has it, and hold each report against the shipped schema."""
+    from dynse.cli.report import SCHEMA_FILE
+
+    schema = json.loads(SCHEMA_FILE.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    def load(text: str | bytes) -> Any:
+        found = json.loads(text, parse_constant=refuse)
+        for report in found if isinstance(found, list) else [found]:
+            validator.validate(report)
+        return found
+
+    return load

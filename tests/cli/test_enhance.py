@@ -173,7 +173,7 @@ def test_first_samples_leave_before_the_last_arrive(noisy, checkpoint_path):
 
 
 def test_unknown_model_is_one_line(noisy, capsys):
-    assert _run(["enhance", str(noisy), "--model", "nope"]) == 1
+    assert _run(["enhance", str(noisy), "--model", "nope"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "shipped models are" in line
 

@@ -32,5 +32,5 @@ def test_plot_draws_a_picture(checkpoint_path, tmp_path, speechlike):
     assert _run([*again, str(tmp_path / "bare")]) == 0
     assert (tmp_path / "bare").read_bytes()[:4] == b"\x89PNG"
     assert _run([*command, "-o", str(tmp_path / "y.wav"), "--plot", str(tmp_path / "bare")]) == 2
-    assert _run([*command, "-o", str(tmp_path / "y.wav"), "--plot", str(tmp_path / "x.xyz")]) == 1
+    assert _run([*command, "-o", str(tmp_path / "y.wav"), "--plot", str(tmp_path / "x.xyz")]) == 2
     assert not (tmp_path / "y.wav").exists()

@@ -12,40 +12,10 @@ import soundfile
 
 from dynse.cli.app import _run
 from dynse.cli.report import CSV_COLUMNS, SCHEMA_FILE
-from dynse.probes.probe_file import Probe, save_probes
+from dynse.probes.probe_file import save_probes
 
 SCHEMA = json.loads(SCHEMA_FILE.read_text())
 jsonschema.Draft202012Validator.check_schema(SCHEMA)
-
-
-@pytest.fixture(scope="module")
-def probes_path(engine, tmp_path_factory) -> Path:
-    """Random probes that hear speech wherever gates are open more than on average."""
-    rng = np.random.default_rng(0)
-    kinds = [
-        Probe("vad", "flag", window=5),
-        Probe("voiced", "flag"),
-        Probe("gender", "class", ("female", "male"), 9),
-        Probe("category", "class", ("nature", "office", "street"), 31, outputs=3),
-        *(Probe(f"snr_{side}_db", "value", limits=(-50, 30)) for side in ("input", "enhanced")),
-        *(Probe(f"si_sdr_{side}_db", "value", limits=(-50, 30)) for side in ("input", "enhanced")),
-        *(Probe(f"pesq_{side}", "value", limits=(1.04, 4.64), link="log")
-          for side in ("input", "enhanced")),
-        Probe("f0_hz", "value", limits=(50, 800)),
-    ]  # fmt: skip
-    placed, first = [], 0
-    for kind in kinds:
-        placed.append(Probe(**{**kind.__dict__, "first": first}))
-        first += kind.outputs
-    gates = engine.gate_shape[0] * engine.gate_shape[1]
-    weights = 0.1 * rng.standard_normal((32, first))
-    bias = np.zeros(first)
-    bias[0], bias[1], bias[6], bias[-1] = 1.0, 1.0, 5.0, 150.0
-    path = tmp_path_factory.mktemp("probes") / "random.safetensors"
-    header = {"name": "random", "model": {"name": engine.name, "sha256": engine.sha256}}
-    features = np.sort(rng.permutation(gates)[:32])
-    save_probes(path, header, placed, features, weights, bias)
-    return path
 
 
 @pytest.fixture
@@ -155,7 +125,7 @@ def test_assertions_decide_the_exit_code(run, folder):
     assert run(path, "--assert", "duration_s>2", "--assert", "pesq>=1")[0] == 0
     code, _, err = run(path, "--assert", "duration_s > 4")
     assert code == 3
-    assert "duration_s > 4 does not hold: 3.0" in err
+    assert "duration_s > 4 does not hold: duration_s is 3.0" in err
     assert run(folder / "silence.wav", "--assert", "snr_db>-99")[0] == 3
     assert run(path, "--assert", "nonsense>1")[0] == 2
     assert run(path, "--assert", "snr_db")[0] == 2
@@ -171,20 +141,23 @@ def test_usage_errors(run, folder):
 
 def test_plot_draws_a_picture(run, folder, tmp_path):
     for name in ("a b.wav", "silence.wav"):
-        code, _, _ = run(folder / name, "--plot", tmp_path / "x.png")
+        code, _, _ = run(folder / name, "--plot", tmp_path / f"{name}.png")
         assert code == 0
-        assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+        assert (tmp_path / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    code, _, err = run(folder / "a b.wav", "--plot", tmp_path / "silence.wav.png")
+    assert code == 2
+    assert "--overwrite" in err
 
 
 def test_probes_must_fit_the_model(run, folder, tmp_path, engine):
     code, out, err = run(folder / "a b.wav", "--json", probes=False)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert "no probes are shipped for the model 'tiny'" in err
     header = {"name": "alien", "model": {"name": "other", "sha256": "0" * 64}}
     alien = tmp_path / "alien"
     save_probes(alien, header, [], np.zeros(0), np.zeros((0, 0)), np.zeros(0))
     code, out, err = run(folder / "a b.wav", "--probes", alien, probes=False)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert "were fitted for the model 'other'" in err
 

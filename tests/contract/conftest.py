@@ -13,20 +13,24 @@ import soundfile
 
 ROOT = Path(__file__).parents[2]
 
+INSTALLED = os.path.join(os.path.dirname(sys.executable), "dynse")
+
 
 class Dynse:
-    """Runs `dynse enhance` in a folder, with the tiny model, and keeps what it said."""
+    """Runs `dynse` in a folder, with the tiny model, and keeps what it said."""
 
-    def __init__(self, folder: Path, model: Path):
-        self.folder, self.model = folder, model
+    def __init__(self, folder: Path, model: Path, probes: Path):
+        self.folder, self.model, self.probes = folder, model, probes
 
-    def command(self, *arguments, model=None):
-        arguments = ["enhance", "--model", model or self.model, *arguments]
-        return [sys.executable, "-m", "dynse", *map(str, arguments)]
+    def command(self, *arguments, do="enhance", model=None, probes=None):
+        own = ["--model", model or self.model]
+        if do == "probe" or probes:
+            own += ["--probes", probes or self.probes]
+        return [INSTALLED, do, *map(str, [*own, *arguments])]
 
-    def __call__(self, *arguments, model=None, stdin=b"", **options):
+    def __call__(self, *arguments, do="enhance", model=None, probes=None, stdin=b"", **options):
         done = subprocess.run(
-            self.command(*arguments, model=model),
+            self.command(*arguments, do=do, model=model, probes=probes),
             cwd=self.folder,
             input=stdin,
             stdout=options.pop("stdout", subprocess.PIPE),
@@ -41,9 +45,12 @@ class Dynse:
         assert "internal error" not in done.text
         return done
 
-    def start(self, *arguments, **options):
+    def probe(self, *arguments, **options):
+        return self(*arguments, do="probe", **options)
+
+    def start(self, *arguments, do="enhance", **options):
         options = {"stderr": subprocess.PIPE, "cwd": self.folder, **options}
-        return subprocess.Popen(self.command(*arguments), **options)
+        return subprocess.Popen(self.command(*arguments, do=do), **options)
 
     def files(self, folder="."):
         """All files below a folder, hidden ones too."""
@@ -76,8 +83,8 @@ def noise_():
 
 
 @pytest.fixture
-def dynse(checkpoint_path, tmp_path):
-    return Dynse(tmp_path, checkpoint_path)
+def dynse(checkpoint_path, probes_path, tmp_path):
+    return Dynse(tmp_path, checkpoint_path, probes_path)
 
 
 @pytest.fixture
@@ -87,8 +94,8 @@ def here(dynse, monkeypatch):
 
     monkeypatch.chdir(dynse.folder)
 
-    def run(*arguments):
-        return _run(["enhance", "--model", str(dynse.model), *map(str, arguments)])
+    def run(*arguments, do="enhance", probes=None):
+        return _run(dynse.command(*arguments, do=do, probes=probes)[1:])
 
     return run
 

@@ -71,14 +71,22 @@ def test_first_samples_leave_before_the_last_arrive(dynse, noise):
     """Of 3 s of 48 kHz stereo, at least 2.2 s are out while more may come."""
     data = wav(noise(3 * 48000, 2), 48000, 0xFFFFFFFF)
     process = dynse.start("-", "-o", "-", "-q", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    seen = threading.Event()
+
+    def feed():
+        process.stdin.write(data)
+        process.stdin.flush()
+        assert seen.wait(60)
+        process.stdin.close()
+
+    thread = threading.Thread(target=feed)
     with process:
-        feed = threading.Thread(target=lambda: (process.stdin.write(data), process.stdin.flush()))
-        feed.start()
+        thread.start()
         wanted = int(2.2 * 48000) * 4
         assert len(process.stdout.read(wanted)) == wanted
-        feed.join()
-        process.stdin.close()
+        seen.set()
         rest = process.stdout.read()
+        thread.join()
     assert process.returncode == 0
     assert wanted + len(rest) - len(data) in range(40)
 
@@ -208,12 +216,12 @@ def test_wrong_model_is_one_line(dynse):
     dynse.write("a.wav")
     dynse.write("b.wav")
     done = dynse("a.wav", "b.wav", model="nope")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert len(done.lines) == 1
     assert "shipped models are" in done.text
     (dynse.folder / "bad.safetensors").write_bytes(b"bad")
     for workers in (1, 2):
         done = dynse("a.wav", "b.wav", "-j", workers, model="bad.safetensors")
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert len(done.lines) == 1
         assert "not a safetensors file" in done.text

@@ -1,0 +1,110 @@
+"""Reports on stdout, in the order of the inputs and in the form that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+from . import report as reports
+from .progress import Screen
+from .report import Report
+
+
+class Form(StrEnum):
+    """What reports are written as; the values are the options that ask for them."""
+
+    TABLE = ""
+    JSON = "--json"
+    JSONL = "--jsonl"
+    CSV = "--csv"
+    RTTM = "--rttm"
+    LABELS = "--labels"
+    TEXTGRID = "--textgrid"
+    F0_CSV = "--f0-csv"
+
+    @property
+    def single(self) -> bool:
+        """Whether it has room for one input only."""
+        return self in (Form.LABELS, Form.TEXTGRID, Form.F0_CSV)
+
+
+_TEXT: dict[Form, Callable[[Report], str]] = {
+    Form.TABLE: reports.to_table,
+    Form.LABELS: reports.to_labels,
+    Form.TEXTGRID: reports.to_textgrid,
+    Form.F0_CSV: reports.to_f0_csv,
+}
+"""Forms that say nothing of a failed input: stderr and the exit code do."""
+
+
+def choose_form(frames: bool, **wanted: bool) -> Form:
+    """The one form that was asked for, by its name in small letters.
+
+    Raises
+    ------
+    typer.BadParameter
+        Two were, or `--frames` without JSON.
+    """
+    asked = [Form[name.upper()] for name, wants in wanted.items() if wants]
+    if len(asked) > 1:
+        raise typer.BadParameter("choose one form of output", param_hint=" ".join(asked))
+    form = asked[0] if asked else Form.TABLE
+    if frames and form not in (Form.JSON, Form.JSONL):
+        raise typer.BadParameter("goes with --json or --jsonl", param_hint="--frames")
+    return form
+
+
+class Output:
+    """Writes reports as they come, each as soon as all before it are out.
+
+    Parameters
+    ----------
+    form : how.
+    single : JSON is one object, not an array.
+    """
+
+    def __init__(self, form: Form, single: bool) -> None:
+        self._form, self._single = form, single
+        self._waiting: dict[int, Report | None] = {}
+        self._next = 0
+        self._kept: list[Report] = []
+        self._begun = False
+
+    def put(self, screen: Screen, i: int, report: Report | None) -> None:
+        """Take the report of input `i`; None if there is none."""
+        self._waiting[i] = report
+        while self._next in self._waiting:
+            self._write(screen, self._waiting.pop(self._next))
+            self._next += 1
+
+    def close(self, screen: Screen) -> None:
+        """Write what is left, also after inputs that never ended."""
+        for i in sorted(self._waiting):
+            self._write(screen, self._waiting[i])
+        self._waiting.clear()
+        if self._form is Form.JSON and (self._kept or not self._single):
+            found: Any = self._kept[0] if self._single else self._kept
+            _say(screen, reports.to_json(found))
+
+    def _write(self, screen: Screen, report: Report | None) -> None:
+        if report is None:
+            return
+        if self._form is Form.JSON:
+            self._kept.append(report)
+        elif self._form is Form.JSONL:
+            _say(screen, reports.to_json(report, None))
+        elif self._form is Form.CSV:
+            _say(screen, reports.to_csv(report, header=not self._begun))
+        elif self._form is Form.RTTM:
+            _say(screen, reports.to_rttm(report))
+        elif report["status"] == "ok":
+            _say(screen, _TEXT[self._form](report))
+        self._begun = True
+
+
+def _say(screen: Screen, text: str) -> None:
+    if text:
+        screen.data(text.encode() + b"\n")

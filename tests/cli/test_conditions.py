@@ -1,0 +1,83 @@
+import pytest
+
+from dynse.cli.conditions import NUMBERS, WORDS, Condition, ConditionError
+from dynse.cli.report import CSV_COLUMNS
+
+ROW = {
+    **dict.fromkeys((*NUMBERS, *WORDS)),
+    "snr_input_db": 3.2,
+    "duration_s": 4.0,
+    "channels": 2,
+    "noise": "street",
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("snr_db<15", True),
+        ("snr_input_db >= 3.2", True),
+        ("snr_db<-1e1", False),
+        ("channels==2.0", True),
+        ("channels != 2", False),
+        ("noise==street", True),
+        ("noise != 'street'", False),
+        ('noise == "a room"', False),
+        ("snr_db<3 or noise==street", True),
+        ("snr_db<3 and noise==street or duration_s>3", True),
+        ("snr_db<3 and (noise==street or duration_s>3)", False),
+        ("not snr_db<3 and not not duration_s>3", True),
+        ("not (snr_db>3 or duration_s>9)", False),
+        # null is unknown, unless something else decides.
+        ("pesq>2", None),
+        ("not pesq>2", None),
+        ("gender!=male", None),
+        ("pesq>2 or snr_db<5", True),
+        ("pesq>2 and snr_db<5", None),
+        ("pesq>2 and snr_db>5", False),
+        ("pesq>2 or snr_db>5", None),
+        ("gender==null", True),
+        ("noise==null", False),
+        ("snr_db!=null and pesq==null", True),
+    ],
+)
+def test_what_holds(text, holds):
+    assert Condition(text).holds(ROW) is holds
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "a field is missing"),
+        ("snr_db", "an operator is missing"),
+        ("snr_db>", "a value is missing"),
+        ("snr_db=5", "'=5' is not understood"),
+        ("loudness>5", "no field 'loudness'; known are snr_db, si_sdr_db"),
+        ("snr_db>quiet", "is a number, 'quiet' is not"),
+        ("snr_db>5dB", "'5dB' is not"),
+        ("snr_db>nan", "'nan' is not"),
+        ("snr_db>null", "'null' is not"),
+        ("noise>street", "only == and !="),
+        ("noise==3", "'3' is not"),
+        ("snr_db>1 snr_db<9", "'and' or 'or' was expected before 'snr_db'"),
+        ("(snr_db>1", "a ) is missing"),
+        ("snr_db>1)", "expected before ')'"),
+        ("'not' snr_db>1", "no field 'not'"),
+        ("(" * 5000, "too many brackets"),
+        ("__import__('os').system('true')", "is not understood"),
+    ],
+)
+def test_what_is_not_understood_is_told(text, why):
+    with pytest.raises(ConditionError) as caught:
+        Condition(text)
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_values_are_told_by_short_names():
+    condition = Condition("pesq>2 and snr_input_db>5 and snr_db<9")
+    assert condition.values(ROW) == "pesq is null, snr_db is 3.2"
+
+
+def test_every_field_is_a_column():
+    assert {*NUMBERS, *WORDS} < set(CSV_COLUMNS)

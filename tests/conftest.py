@@ -88,17 +88,17 @@ def speechlike() -> np.ndarray:
 @pytest.fixture(scope="session")
 def probes_path(engine, tmp_path_factory) -> Path:
     """Random probes that hear speech wherever gates are open more than on average."""
-    from dynse.probes.probe_file import Probe, save_probes
+    from dynse.probes.probe_file import Probe, around, save_probes
 
     rng = np.random.default_rng(0)
     kinds = [
-        Probe("vad", "flag", window=5),
+        Probe("vad", "flag"),
         Probe("voiced", "flag"),
-        Probe("gender", "class", ("female", "male"), 9),
-        Probe("category", "class", ("nature", "office", "street"), 31, outputs=3),
+        Probe("gender", "class", ("female", "male")),
+        Probe("category", "class", ("nature", "office", "street"), outputs=3),
         *(Probe(f"snr_{side}_db", "value", limits=(-50, 30)) for side in ("input", "enhanced")),
         *(Probe(f"si_sdr_{side}_db", "value", limits=(-50, 30)) for side in ("input", "enhanced")),
-        *(Probe(f"pesq_{side}", "value", limits=(1.04, 4.64), link="log")
+        *(Probe(f"pesq_{side}", "value", limits=(1.04, 4.64), link="log_above_1")
           for side in ("input", "enhanced")),
         Probe("f0_hz", "value", limits=(50, 800)),
     ]  # fmt: skip

@@ -53,6 +53,14 @@ def train(
         str | None, typer.Option(metavar="NAME|FILE", help="Start from these weights.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and mixtures.")] = 0,
+    distinct: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Different mixtures, kept on disk (0.2 MB each) and used in turn; "
+            "0: every step mixes its own.",
+        ),
+    ] = 0,
     valid_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 2_000,
     valid_mixtures: Annotated[int, typer.Option(min=8, help="Mixtures of a validation.")] = 96,
     minutes: Annotated[
@@ -90,6 +98,7 @@ def train(
         warmup=warmup,
         target_utilisation=utilisation,
         seed=seed,
+        distinct=distinct,
         valid_every=valid_every,
         valid_mixtures=valid_mixtures,
         bf16=bf16,

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..audio.corpus import Corpus
 from ..audio.errors import DynseError
-from ..audio.mixing import MixConfig, Mixer, active_level
+from ..audio.mixing import MixConfig, Mixer
 from ..audio.stft import HOP, WINDOW
+from .batches import Batches, MixturePool
 from .checkpoint import load_network, read, save_network
 from .conv_fsenet import ConvFSENet, ConvFSENetConfig
 from .losses import (
@@ -43,7 +44,11 @@ class TrainingError(DynseError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """All that a run depends on beside its data."""
+    """All that a run depends on beside its data.
+
+    ``distinct`` is the number of different mixtures, kept on disk and used in turn (see
+    `batches.MixturePool`); 0 means that every step mixes its own.
+    """
 
     steps: int = 40_000
     batch: int = 16
@@ -57,28 +62,13 @@ class TrainConfig:
     target_utilisation: float = 0.25
     anneal_from: float = 0.6
     anneal_steps: int = 4_000
+    distinct: int = 0
     valid_every: int = 2_000
     valid_mixtures: int = 96
     bf16: bool = False
     model: ConvFSENetConfig = field(default_factory=ConvFSENetConfig)
     mix: MixConfig = field(default_factory=MixConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-
-
-class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """Batch number i: (B, n) noisy and clean, at unit active level of the clean speech."""
-
-    def __init__(self, mixer: Mixer, batch: int):
-        self.mixer, self.batch = mixer, batch
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        noisy, clean = [], []
-        for i in range(index * self.batch, (index + 1) * self.batch):
-            mixture = self.mixer(i)
-            level = active_level(mixture.clean) or active_level(mixture.noisy) or 1.0
-            noisy.append(mixture.noisy / np.float32(level))
-            clean.append(mixture.clean / np.float32(level))
-        return torch.from_numpy(np.stack(noisy)), torch.from_numpy(np.stack(clean))
 
 
 def spectrum(x: Tensor) -> Tensor:
@@ -111,6 +101,7 @@ class Trainer:
     workers : processes that mix.
     compiled : fuse the step with torch.compile, which needs a C++ compiler on a CPU.
     start_from : checkpoint whose weights a new run starts from.
+    pool : folder of kept mixtures (`TrainConfig.distinct`); by default the corpus' cache.
     """
 
     def __init__(
@@ -124,6 +115,7 @@ class Trainer:
         workers: int = 1,
         compiled: bool = True,
         start_from: str | Path | None = None,
+        pool: Path | None = None,
     ):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -160,7 +152,11 @@ class Trainer:
         if compiled:
             self._objective = torch.compile(self._losses)
         self.perceptual = PerceptualDistance().to(self.device)
-        self._mixer = Mixer(train, config.mix, config.seed)
+        mixer = Mixer(train, config.mix, config.seed)
+        kept = None
+        if config.distinct:
+            kept = MixturePool(mixer, config.distinct, pool or train.cache.parent)
+        self._batches = Batches(mixer, config.batch, kept)
         self._validation = validation_set(valid, config)
         self._data = _describe(train, valid)
         self._statistics: dict[str, float] = {}
@@ -184,7 +180,7 @@ class Trainer:
         """
         config = self.config
         loader = DataLoader(
-            _Batches(self._mixer, config.batch),
+            self._batches,
             batch_size=None,
             sampler=range(self.step, config.steps),
             num_workers=self.workers,

@@ -7,7 +7,8 @@ import soundfile
 import torch
 
 from dynse.audio.corpus import load_corpus
-from dynse.audio.mixing import MixConfig
+from dynse.audio.mixing import MixConfig, Mixer
+from dynse.models.batches import Batches, MixturePool, normalised
 from dynse.models.checkpoint import read
 from dynse.models.conv_fsenet import ConvFSENetConfig
 from dynse.models.training import TrainConfig, Trainer, TrainingError
@@ -148,3 +149,25 @@ def test_static_network_trains(corpora, tmp_path):
 
     (record,) = trainer(corpora, tmp_path, steps=4, model=replace(MODEL, gated=False)).run()
     assert "utilisation" not in record["valid"]
+
+
+def test_kept_mixtures_are_mixed_once_and_used_in_turn(corpora, tmp_path):
+    mixer = Mixer(corpora[0], MixConfig(seconds=1.0), seed=5)
+    pool = MixturePool(mixer, 3, tmp_path)
+    kept = Batches(mixer, 2, pool)
+    fresh = [normalised(mixer, i) for i in range(3)]
+    for index, numbers in ((0, (0, 1)), (1, (2, 0)), (2, (1, 2))):
+        batch = np.stack([part.numpy() for part in kept[index]], axis=1)
+        for found, number in zip(batch, numbers, strict=True):
+            peak = np.abs(fresh[number]).max()
+            np.testing.assert_allclose(found, fresh[number], atol=peak / 60_000)
+
+    class Broken(Mixer):
+        def __call__(self, index):
+            raise AssertionError("mixed again")
+
+    again = MixturePool(Broken(corpora[0], MixConfig(seconds=1.0), seed=5), 3, tmp_path)
+    np.testing.assert_array_equal(again[1], pool[1])
+    assert len(list(tmp_path.iterdir())) == 2
+    MixturePool(Mixer(corpora[0], MixConfig(seconds=1.0), seed=6), 3, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4

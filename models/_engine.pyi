@@ -1,10 +1,14 @@
 from typing import Any
 
+LAYOUT: int
+
 def step(
     shape: Any,
     weights: Any,
-    state: Any,
+    memory: Any,
+    sums: Any,
     clock: Any,
+    scratch: Any,
     spectrum: Any,
     mask: Any,
     gates: Any,
@@ -12,3 +16,4 @@ def step(
     force_open: bool,
     /,
 ) -> None: ...
+def scratch_size(shape: Any, /) -> int: ...

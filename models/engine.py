@@ -1,11 +1,28 @@
 """Inference without torch: reads a checkpoint, folds it, and computes only the open channels.
 
-Two kernels do the same step on the same packed weights:
+Two kernels do the same step on the same weights:
 
-* ``_engine.c``, built with the package: 20 to 30 microseconds a frame of 16 ms on one core. Chosen
-  over numba by its start: numba took 0.27 s to import here, warm, and compiles on its first run.
-* NumPy, where there was no compiler at installation: some 25 times slower (0.5 ms a frame), still
+* ``_engine.c``, built with the package: some 6 microseconds a frame of 16 ms on one core in files.
+  Chosen over numba by its start: numba took 0.27 s to import here, warm, and compiles on its first
+  run.
+* NumPy, where there was no compiler at installation: a hundred times slower (0.5 ms a frame), still
   well under real time.
+
+How the frames of a file share work was tried with 64 frames a call, weights of dynse-25,
+utilisation 0.28 (microseconds a frame, best of 60 interleaved runs on a busy machine; all gates
+open in brackets):
+
+    each frame gathers its own open channels          8.7 (23.2)
+    two frames share the union of theirs, 0.31        6.4  (9.2)
+    four frames, 0.36                                 5.7  (9.3)   taken
+    a frame's own channels where that reads less      6.9 (11.1)   than four frames' union
+
+Runs of equal masks do not pay: only 9 % of a block's frames have the mask of the frame before,
+7 of 128 gates changing from one to the next. One product over a longer union does not either: 16
+frames open 0.52 of the channels between them, 64 frames 0.70. With one frame a call there is only
+the first way. What is left when all gates are closed is the front and back end, the features and
+the gating subnets: half of the time at utilisation 0.28, and why the ratio of dense to pruned time
+is below that of the MACs.
 
 Each output is summed in one order whatever a call brings, so any way of cutting a recording gives
 the same bits.
@@ -13,6 +30,7 @@ the same bits.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +52,12 @@ Array = NDArray[np.float32]
 LANES = 16
 """Widths are padded to multiples of this with zero weights, which the kernels do not see."""
 
-_TILE = 4  # frames that _engine.c runs at once, and rings hold beside the past
+_LAYOUT = 2  # of the buffers that _engine.c reads
+if _engine is not None and getattr(_engine, "LAYOUT", 1) != _LAYOUT:  # a checkout after a pull
+    warnings.warn("the compiled kernel is outdated: pip install -e . again", stacklevel=2)
+    _engine = None  # type: ignore[assignment]
+
+_PANEL = 32  # columns of a dense layer's weights that lie together in its buffer
 _BN_EPSILON = 1e-5
 _BIAS_LIMIT = 2.0  # gating.BIAS_LIMIT, which cannot be had without torch
 
@@ -45,30 +68,37 @@ class State:
 
     Attributes
     ----------
-    memory : flat float32: frames heard, level, noise floor, a block's gate pooling and history.
+    memory : flat float32: frames heard, level, noise floor, and a block's rings: the last units of
+        its gating subnet, the last activations before its depthwise convolution.
+    sums : (I, H) float64, running sums of the units, exact for all that sound can bring.
     clock : frames so far.
+    scratch : room for the C kernel, so that a step allocates none; holds nothing between steps.
     """
 
     memory: Array
+    sums: NDArray[np.float64]
     clock: NDArray[np.int64]
+    scratch: Array = field(repr=False)
 
     def copy(self) -> State:
         """State to come back to."""
-        return State(self.memory.copy(), self.clock.copy())
+        return State(
+            self.memory.copy(), self.sums.copy(), self.clock.copy(), np.empty_like(self.scratch)
+        )
 
 
 @dataclass(frozen=True)
 class _Block:
     """Folded weights of one block, in the order in which the C kernel reads them."""
 
-    squeeze: Array  # (R, H)
+    squeeze: Array  # (H, R)
     hidden_bias: Array  # (H,)
     expand: Array  # (H, C)
     score_bias: Array  # (C,)
     inward: Array  # (C, R)
     inward_bias: Array  # (C,)
     inward_slope: Array  # (C,)
-    depthwise: Array  # (3, C)
+    depthwise: Array  # (K, C)
     depthwise_bias: Array  # (C,)
     depthwise_slope: Array  # (C,)
     outward: Array  # (C, R)
@@ -77,25 +107,28 @@ class _Block:
 
 @dataclass(frozen=True)
 class _Network:
-    share: Array  # (F,) of a bin that goes to the band on its right
-    inverse_sum: Array  # (b,)
+    pool: Array  # (F, b) power of bins -> of bands
     used: Array  # (b,) weight of a band in the level
-    constants: Array  # (LANES,) exponent, slow, rise, fall
+    constants: Array  # (LANES,) exponent in two parts, slow, rise, fall
     front: Array  # (2b, R)
     front_bias: Array  # (R,)
     front_slope: Array  # (R,)
     blocks: tuple[_Block, ...]
     back_bias: Array  # (b,)
     back: Array  # (R, b)
-    left: NDArray[np.int32] = field(repr=False)  # (F,) band on the left of each bin
-    dilations: tuple[int, ...] = ()
+    spread: Array  # (b, F) mask of bands -> of bins
+    dilations: tuple[int, ...]
+    windows: tuple[int, ...]
 
     def packed(self) -> Array:
-        parts = [self.share, self.inverse_sum, self.used, self.constants]
-        parts += [self.front, self.front_bias, self.front_slope]
+        """All weights in the order in which the C kernel reads them."""
+        parts = [_banded(self.pool)[1], self.used, self.constants]
+        parts += [_panels(self.front), self.front_bias, self.front_slope]
         for block in self.blocks:
-            parts += [getattr(block, name) for name in block.__dataclass_fields__]
-        parts += [self.back_bias, self.back]
+            for name in block.__dataclass_fields__:
+                weights = getattr(block, name)
+                parts.append(_panels(weights) if name == "expand" else weights)
+        parts += [self.back_bias, _panels(self.back), _banded(self.spread)[1]]
         return np.concatenate([np.ascontiguousarray(part).ravel() for part in parts])
 
 
@@ -139,17 +172,29 @@ class Engine:
             raise CheckpointError("the compiled kernel is missing: reinstall with a C compiler")
         network = self._network
         self._hidden = network.blocks[0].inward.shape[0]
-        self._gate_hidden = network.blocks[0].squeeze.shape[1]
-        shape = [len(network.left), len(network.inverse_sum), len(network.front_bias)]
-        shape += [self._hidden, self._gate_hidden, len(network.blocks), bool(self._channels)]
-        self._shape = np.array([*shape, *network.dilations, *network.left], np.int32)
+        self._gate_hidden = network.blocks[0].squeeze.shape[0]
+        self._taps = network.blocks[0].depthwise.shape[0]
+        shape = [*network.pool.shape, len(network.front_bias)]
+        shape += [self._hidden, self._gate_hidden, self._taps]
+        shape += [len(network.blocks), bool(self._channels)]
+        shape += [*network.dilations, *network.windows]
+        shape += [*_banded(network.pool)[0], *_banded(network.spread)[0]]
+        self._shape = np.array(shape, np.int32)
         self._weights = network.packed()
 
     def initial_state(self) -> State:
         """State before the first frame of a recording."""
-        slots = sum(2 * d + _TILE for d in self._network.dilations)
-        size = 2 + len(self._network.inverse_sum) + slots * (self._hidden + self._gate_hidden)
-        return State(np.zeros(size, np.float32), np.zeros(1, np.int64))
+        network, reach = self._network, self._taps - 1
+        size = 2 + len(network.used) + sum(network.windows) * self._gate_hidden
+        size += sum(reach * d for d in network.dilations) * self._hidden
+        return State(
+            memory=np.zeros(size, np.float32),
+            sums=np.zeros((len(network.blocks), self._gate_hidden)),
+            clock=np.zeros(1, np.int64),
+            scratch=np.empty(
+                _engine.scratch_size(self._shape) if self._compiled else 0, np.float32
+            ),
+        )
 
     def step(
         self, frames: NDArray[np.complex64], state: State, scores: Array | None = None
@@ -173,7 +218,7 @@ class Engine:
         raw = None if scores is None else np.empty(gates.shape, np.float32)
         if self._compiled:
             _engine.step(
-                self._shape, self._weights, state.memory, state.clock,
+                self._shape, self._weights, state.memory, state.sums, state.clock, state.scratch,
                 frames, mask, gates, raw, self._all_open,
             )  # fmt: skip
         else:
@@ -191,15 +236,13 @@ class Engine:
         gates: NDArray[np.uint8],
         scores: Array | None,
     ) -> None:
-        """`run_frame` of _engine.c in NumPy: one frame, outputs written in place."""
+        """`run_frames` of _engine.c in NumPy: one frame, outputs written in place."""
         net, memory, clock = self._network, state.memory, int(state.clock[0])
-        bands = len(net.inverse_sum)
-        exponent, slow, rise, fall = net.constants[:4]
+        bands = len(net.used)
+        slow, rise, fall = net.constants[2:5]
+        exponent = net.constants[0] + net.constants[1]
         power = spectrum.real**2 + spectrum.imag**2
-        pooled = np.zeros(bands + 1, np.float32)
-        np.add.at(pooled, net.left, (1 - net.share) * power)
-        np.add.at(pooled, net.left + 1, net.share * power)
-        c = (pooled[:bands] * net.inverse_sum) ** exponent
+        c = (power @ net.pool) ** exponent
         mean = np.float32(c @ net.used)
         floor = memory[2 : 2 + bands]
         if mean > 0:
@@ -212,16 +255,17 @@ class Engine:
         x = np.where(x > 0, x, net.front_slope * x)
         at = 2 + bands
         for i, (w, dilation) in enumerate(zip(net.blocks, net.dilations, strict=True)):
-            slots, window = 2 * dilation + _TILE, 2 * dilation + 1
-            now = clock % slots
-            pooling = memory[at : at + slots * self._gate_hidden].reshape(slots, -1)
+            window, reach = net.windows[i], (self._taps - 1) * dilation
+            pooling = memory[at : at + window * self._gate_hidden].reshape(window, -1)
             at += pooling.size
-            history = memory[at : at + slots * self._hidden].reshape(slots, -1)
+            history = memory[at : at + reach * self._hidden].reshape(reach, -1)
             at += history.size
             if self._channels:
-                pooling[now] = x @ w.squeeze
-                recent = pooling[(now - np.arange(window)) % slots]
-                units = np.maximum(recent.mean(0) + w.hidden_bias, 0)
+                fresh, oldest = w.squeeze @ x, pooling[clock % window]
+                state.sums[i] += fresh.astype(np.float64) - oldest
+                oldest[:] = fresh
+                mean = (state.sums[i] / window).astype(np.float32)
+                units = np.maximum(mean + w.hidden_bias, 0)
                 score = units @ w.expand + w.score_bias
                 gates[i] = (score > 0) | self._all_open
                 if scores is not None:
@@ -230,15 +274,14 @@ class Engine:
             else:
                 active = np.arange(self._hidden)
             h = w.inward[active] @ x + w.inward_bias[active]
-            history[now] = 0
-            history[now, active] = np.where(h > 0, h, w.inward_slope[active] * h)
-            taps = history[[(now - 2 * dilation) % slots, (now - dilation) % slots, now]]
-            h = (taps * w.depthwise).sum(0) + w.depthwise_bias
+            new = np.zeros(self._hidden, np.float32)
+            new[active] = np.where(h > 0, h, w.inward_slope[active] * h)
+            past = history[(clock + dilation * np.arange(self._taps - 1)) % reach]
+            h = (past * w.depthwise[:-1]).sum(0) + new * w.depthwise[-1] + w.depthwise_bias
+            history[clock % reach] = new
             h = np.where(h > 0, h, w.depthwise_slope * h)
             x = x + (h[active] @ w.outward[active] + w.outward_bias)
-        band_mask = np.zeros(bands + 1, np.float32)
-        band_mask[:bands] = 1 / (1 + np.exp(-(x @ net.back + net.back_bias)))
-        mask[:] = (1 - net.share) * band_mask[net.left] + net.share * band_mask[net.left + 1]
+        mask[:] = 1 / (1 + np.exp(-(x @ net.back + net.back_bias))) @ net.spread
         state.clock[0] += 1
 
 
@@ -273,8 +316,6 @@ def _fold(dims: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> _Network:
     matrix = band_weights(int(dims["bands"]), int(dims["linear_bands"]))
     bands = matrix.shape[1]
     wide = -(-bands // LANES) * LANES
-    left = np.argmax(matrix > 0, axis=1).astype(np.int32)
-    share = (1 - matrix[np.arange(len(left)), left]).astype(np.float32)
     used = np.zeros(bands, np.float32)
     used[2:] = 1 / (bands - 2)
 
@@ -284,7 +325,9 @@ def _fold(dims: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> _Network:
     dilations = tuple(int(d) for d in dims["dilations"]) * int(dims["stacks"])
     frame_seconds = HOP / SAMPLE_RATE
     seconds = [dims["level_seconds"], dims["floor_rise_seconds"], dims["floor_fall_seconds"]]
-    constants = [dims["compression"] / 2, *(1 - np.exp(-frame_seconds / np.array(seconds)))]
+    exponent = float(dims["compression"]) / 2
+    high = round(exponent * 4096) / 4096  # few digits: see power_of in _engine.c
+    constants = [high, exponent - high, *(1 - np.exp(-frame_seconds / np.array(seconds)))]
 
     blocks = []
     for i in range(len(dilations)):
@@ -294,14 +337,14 @@ def _fold(dims: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> _Network:
         inward = get(f"{name}.inward.weight") * in_scale[:, None]
         channels, residual = inward.shape
         if gated:
-            squeeze = get(f"{name}.gating.squeeze.weight").T
+            squeeze = get(f"{name}.gating.squeeze.weight")
             hidden_bias = get(f"{name}.gating.hidden_bias")
             z_scale, z_shift = norm(f"{name}.gating.norm", affine=False)
             expand = (get(f"{name}.gating.expand.weight") * z_scale[:, None]).T
             bias = get(f"{name}.gating.bias")
             score_bias = _BIAS_LIMIT * np.tanh(bias / _BIAS_LIMIT) + z_shift
         else:
-            squeeze, hidden_bias = np.zeros((residual, 1), np.float32), np.zeros(1, np.float32)
+            squeeze, hidden_bias = np.zeros((1, residual), np.float32), np.zeros(1, np.float32)
             expand = np.zeros((1, channels), np.float32)
             score_bias = np.zeros(channels, np.float32)
         blocks.append(
@@ -322,8 +365,7 @@ def _fold(dims: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> _Network:
             )
         )
     network = _Network(
-        share=share,
-        inverse_sum=_pad(1 / matrix.sum(0)),
+        pool=_pad(matrix / matrix.sum(0), axes=(1,)),
         used=_pad(used),
         constants=_pad(np.array(constants)),
         front=_pad(_pad(front, axes=(1, 2)).reshape(2 * wide, -1)),
@@ -332,12 +374,37 @@ def _fold(dims: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> _Network:
         blocks=tuple(blocks),
         back_bias=_pad(get("back.bias")),
         back=_pad(get("back.weight").T),
-        left=left,
+        spread=_pad(matrix.T, axes=(0,)),
         dilations=dilations,
+        windows=tuple((int(dims["kernel"]) - 1) * d + 1 for d in dilations),
     )
     if unused:
         raise ValueError(f"unknown tensors {', '.join(sorted(unused))}")
     return network
+
+
+def _panels(x: Array) -> Array:
+    """Columns in panels of _PANEL, one after the other, as _engine.c reads a dense layer."""
+    cuts = range(_PANEL, x.shape[1] - LANES, _PANEL)  # an odd LANES at the end joins the last
+    return np.concatenate([panel.ravel() for panel in np.split(x, cuts, axis=1)])
+
+
+def _banded(x: Array) -> tuple[list[int], Array]:
+    """Of each LANES columns, the run of rows that are not all zero, as _engine.c reads them.
+
+    Returns
+    -------
+    First rows and numbers of rows, all of the first before all of the second; their weights.
+    """
+    x = _pad(x, axes=(1,))
+    first, count, pieces = [], [], [np.zeros(0, np.float32)]
+    for at in range(0, x.shape[1], LANES):
+        columns = x[:, at : at + LANES]
+        rows = np.flatnonzero(columns.any(axis=1))
+        first.append(int(rows[0]) if len(rows) else 0)
+        count.append(int(rows[-1]) + 1 - first[-1] if len(rows) else 0)
+        pieces.append(columns[first[-1] : first[-1] + count[-1]].ravel())
+    return [*first, *count], np.concatenate(pieces)
 
 
 def _pad(x: NDArray[Any], value: float = 0.0, axes: tuple[int, ...] | None = None) -> Array:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..audio.stft import BINS, Analysis
 from ..models.engine import Engine
+from .probe_file import AT_ONCE, Spans
 
 __all__ = ["SOURCES", "TAU", "Features", "collect", "informative", "run_network"]
 
@@ -61,37 +62,43 @@ class Features:
 
     def block(
         self, first: int, last: int, columns: Sequence[int] | NDArray[np.int64] | None = None,
-        window: int = 1,
+        spans: Spans = AT_ONCE,
     ) -> Float32:  # fmt: skip
-        """Rows first..last-1 as float32, averaged over `window` (odd) frames around each.
+        """Rows first..last-1 as float32, averaged over each of `spans` around them.
 
+        Of k spans and d columns the result is (last - first, k * d), a span's columns side by side.
         The mean of features is read by the mean of predictions, so that at run time the average
-        is taken of a probe's few outputs. At the ends it is that of the frames there are.
+        is taken of a probe's few outputs. At the ends it is that of the frames there are, or 0
+        where a span holds none.
         """
-        half = window // 2
-        low = max(first - half, 0)
-        rows = self._unpacked(first - half, last + half)
+        low = max(first + min(start for start, _ in spans), 0)
+        rows = self._unpacked(low, last + max(end for _, end in spans))
         rows = rows if columns is None else rows[:, np.asarray(columns)]
-        if window == 1:
+        if tuple(spans) == AT_ONCE:
             return rows.astype(np.float32)
         # Sums of {0, 1} over a block are exact in float32; of scores they are good to 1e-4.
         total = np.zeros((len(rows) + 1, rows.shape[1]), np.float32)
         np.cumsum(rows, axis=0, dtype=np.float32, out=total[1:])
         at = np.arange(first, last) - low
-        start, end = np.maximum(at - half, 0), np.minimum(at + half + 1, len(rows))
-        count = np.asarray((end - start)[:, None], np.float32)
-        return np.asarray((total[end] - total[start]) / count, np.float32)
+        out = np.empty((len(at), len(spans) * rows.shape[1]), np.float32)
+        for k, (before, after) in enumerate(spans):
+            start = np.clip(at + before, 0, len(rows))
+            end = np.clip(at + after + 1, 0, len(rows))
+            count = np.asarray(np.maximum(end - start, 1)[:, None], np.float32)
+            mine = slice(k * rows.shape[1], (k + 1) * rows.shape[1])
+            np.divide(total[end] - total[start], count, out=out[:, mine])
+        return out
 
     def blocks(
         self,
         columns: Sequence[int] | NDArray[np.int64] | None = None,
-        window: int = 1,
+        spans: Spans = AT_ONCE,
         size: int = _BLOCK,
     ) -> Iterator[tuple[slice, Float32]]:
         """All rows, `size` at a time, with their place."""
         for first in range(0, len(self), size):
             last = min(first + size, len(self))
-            yield slice(first, last), self.block(first, last, columns, window)
+            yield slice(first, last), self.block(first, last, columns, spans)
 
     def mean_and_std(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(d,) mean and standard deviation over all rows."""

@@ -26,6 +26,8 @@ from .features import Features, collect, informative
 from .fitting import Linear, Task
 from .probe_file import Probe, ProbesError, save_probes
 
+Float64 = NDArray[np.float64]
+
 __all__ = ["MOST_MINUTES", "FitReport", "Split", "fit_probes", "load_split"]
 
 SPLITS = ("train", "valid", "test")
@@ -129,6 +131,7 @@ def fit_probes(
     count: int = 128,
     seed: int = 0,
     jobs: int = 1,
+    exclude: Sequence[str] = (),
     tasks: Sequence[Task] = fitting.TASKS,
     say: Say = lambda text: None,
 ) -> FitReport:
@@ -144,6 +147,7 @@ def fit_probes(
     pesq_minutes : of each stream PESQ is computed on; it takes nearly all of the time.
     count : gates to read.
     seed, jobs : of the streams; worker processes for PESQ.
+    exclude : names of corpora to leave out.
     say : told what goes on.
 
     Raises
@@ -158,10 +162,11 @@ def fit_probes(
         raise ProbesError(f"{engine.name!r} has no gates to read")
     splits = {
         split: load_split(
-            data, split, engine, minutes, pesq_minutes=pesq_minutes, seed=seed, jobs=jobs, say=say
+            data, split, engine, minutes, pesq_minutes=pesq_minutes, seed=seed, jobs=jobs,
+            exclude=exclude, say=say,
         )
         for split in SPLITS
-    }
+    }  # fmt: skip
     train, valid = splits["train"], splits["valid"]
     assert train is not None
     held_out_name = "test" if splits["test"] else "valid"
@@ -196,11 +201,16 @@ def fit_probes(
         model = fitting.fit_task(train.stream, train.masks, task, columns, l2, choose)
         models.append(model)
         baseline = fitting.majority_or_mean(train.stream, task)
-        scores[task.name] = {"l2": model.l2, "window": task.window}
+        scores[task.name] = {"l2": model.l2, "spans": task.spans}
         for label, split in (("train", train), ("held_out", held_out)):
             if split is not None and fitting.truth(split.stream, task)[0].sum() > 10:
                 found = fitting.score(split.stream, split.masks, model, baseline)
                 scores[task.name][label] = _finite(found)
+        if held_out is not None and task.kind == "value":
+            only = held_out.stream.labels["noisy"] > 0
+            if (fitting.truth(held_out.stream, task)[0] & only).sum() > 10:
+                found = fitting.score(held_out.stream, held_out.masks, model, baseline, only)
+                scores[task.name]["held_out_noisy"] = _finite(found)
         if task.kind == "class" and held_out is not None:
             confusion[task.name] = (model.classes, _confusion(held_out, model))
     header = {
@@ -212,6 +222,7 @@ def fit_probes(
         "data": {
             "minutes": {k: s.stream.frames * targets.HOP / 960000 for k, s in splits.items() if s},
             "seed": seed,
+            "excluded": list(exclude),
             "licenses": train.corpus.licenses,
         },
         "skipped": skipped,
@@ -228,20 +239,14 @@ def fit_probes(
         task = model.task
         probes.append(
             Probe(
-                task.name, task.kind, model.classes, task.window, task.limits, task.link, first,
-                len(model.bias), _evidence(valid or train, model), scores[task.name],
+                task.name, task.kind, model.classes, task.spans, task.limits, task.link, first,
+                len(model.bias), task.rows, _evidence(valid or train, model), scores[task.name],
             )
         )  # fmt: skip
-        first += len(model.bias)
-    header["cost"] = _cost(engine, train.masks, columns, first)
-    digest = save_probes(
-        target,
-        header,
-        probes,
-        columns,
-        np.concatenate([model.weights for model in product], axis=1),
-        np.concatenate([model.bias for model in product]),
-    )
+        first += probes[-1].columns
+    weights, bias = _side_by_side(product, len(columns))
+    header["cost"] = _cost(engine, train.masks, columns, weights)
+    digest = save_probes(target, header, probes, columns, weights, bias)
     took = time.perf_counter() - started
     return FitReport(digest, header, scores, skipped, confusion, took)
 
@@ -262,16 +267,33 @@ def _confusion(split: Split, model: Linear) -> NDArray[np.int64]:
     return matrix
 
 
+def _side_by_side(models: Sequence[Linear], count: int) -> tuple[Float64, Float64]:
+    """(K, T) weights and (T,) bias of all models, a span's columns after the other's."""
+    weights, bias = [], []
+    for model in models:
+        outputs = len(model.bias)
+        for k, part in enumerate(np.split(model.weights, len(model.task.spans))):
+            weights.append(np.zeros((count, outputs)))
+            weights[-1][: len(part)] = part
+            bias.append(model.bias if k == 0 else np.zeros(outputs))
+    return np.concatenate(weights, axis=1), np.concatenate(bias)
+
+
 def _cost(
-    engine: Engine, masks: Features, columns: NDArray[np.int64], outputs: int
+    engine: Engine, masks: Features, columns: NDArray[np.int64], weights: Float64
 ) -> dict[str, float]:
-    """Additions a frame to read all probes: one an open gate and output, and the network's MACs."""
+    """Additions a frame to read all probes, and the network's MACs.
+
+    One an open gate and column of weights that reads it, and two a column for a running mean.
+    """
     mean, _ = masks.mean_and_std()
-    additions = float(mean[columns].sum()) * outputs
+    readers = (weights != 0).sum(axis=1)
+    averages = 2.0 * weights.shape[1]
+    additions = float(mean[columns] @ readers) + averages
     macs = count_macs(engine.header["dims"]).per_frame(float(mean.mean()))
     return {
         "additions_per_frame": additions,
-        "at_most": float(len(columns) * outputs),
+        "at_most": float(readers.sum()) + averages,
         "network_macs_per_frame": macs,
         "share": additions / macs,
     }

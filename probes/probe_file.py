@@ -25,11 +25,14 @@ from numpy.typing import NDArray
 from ..audio.errors import DynseError
 
 __all__ = [
+    "AT_ONCE",
     "FORMAT",
     "SHIPPED",
     "Probe",
     "Probes",
     "ProbesError",
+    "Spans",
+    "around",
     "load_probes",
     "load_shipped",
     "save_probes",
@@ -43,8 +46,18 @@ SHIPPED: dict[str, dict[str, str]] = json.loads((_SHIPPED_DIR / "shipped.json").
 EXACT = 1 << 24
 """float32 holds every integer up to here."""
 
+Spans = tuple[tuple[int, int], ...]
+"""Stretches of frames, first and last counted from the frame in question, both included."""
+AT_ONCE: Spans = ((0, 0),)
+
 Kind = Literal["flag", "class", "value"]
-Link = Literal["identity", "log"]
+Link = Literal["identity", "log", "log_above_1"]
+Rows = Literal["all", "speech", "voiced"]
+
+
+def around(frames: int) -> Spans:
+    """One span of an odd number of frames, centred."""
+    return ((-(frames // 2), frames // 2),)
 
 
 class ProbesError(DynseError):
@@ -63,10 +76,14 @@ class Probe:
     kind : "flag" has one output, a logit; "class" one logit a class, or of two classes the logit
         of the second; "value" the value.
     classes : of kind "class".
-    window : frames (odd) over which the outputs are to be averaged around each frame.
+    spans : its columns are summed over the open gates, the sums of each span averaged over the
+        span's frames, and the averages added up.
     limits : values are clipped to these.
-    link : "log" predicts ln(value - 1), for PESQ, which crowds near 1 and trails off to 4.6.
-    first, outputs : its columns of the weights.
+    link : "log" predicts ln(value), for F0, which is heard in octaves; "log_above_1" predicts
+        ln(value - 1), for PESQ, which crowds near 1 and trails off to 4.6.
+    first, outputs : its columns of the weights: `outputs` for the first span, as many for the
+        next, and so on.
+    rows : which frames of a recording its summary is taken over.
     evidence : of kind "class": a mean log-probability over many frames, times this, is that of
         the recording; neighbouring frames are no independent witnesses.
     scores : on held-out data, with baselines.
@@ -75,13 +92,19 @@ class Probe:
     name: str
     kind: Kind
     classes: tuple[str, ...] = ()
-    window: int = 1
+    spans: Spans = AT_ONCE
     limits: tuple[float, float] | None = None
     link: Link = "identity"
     first: int = 0
     outputs: int = 1
+    rows: Rows = "all"
     evidence: float = 1.0
     scores: dict[str, Any] | None = None
+
+    @property
+    def columns(self) -> int:
+        """Columns of the weights that are its own."""
+        return self.outputs * len(self.spans)
 
 
 @dataclass(frozen=True)
@@ -138,8 +161,17 @@ def unlink(output: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
     if link == "identity":
         return output
     if link == "log":
-        return 1 + np.exp(np.minimum(output, 50.0))
+        return np.asarray(np.exp(np.minimum(output, 50.0)))
+    if link == "log_above_1":
+        return np.asarray(1 + np.exp(np.minimum(output, 50.0)))
     raise ProbesError(f"unknown link {link!r}: this probes file is of a later version")
+
+
+def linked(value: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
+    """Value -> what a linear predictor of it predicts; see `Probe.link`."""
+    if link == "log":
+        return np.asarray(np.log(np.maximum(value, 1e-3)))
+    return np.asarray(np.log(np.maximum(value - 1, 0.01))) if link == "log_above_1" else value
 
 
 def quantise(weights: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -246,7 +278,7 @@ def load_probes(path: str | Path) -> Probes:
         features = tensors["features"].astype(np.int64)
         weights = tensors["weights"].astype(np.float32)
         scale, bias = tensors["scale"], tensors["bias"]
-        outputs = sum(probe.outputs for probe in probes)
+        outputs = sum(probe.columns for probe in probes)
         fits = weights.shape == (len(features), outputs) and scale.shape == bias.shape == (outputs,)
         if not fits or np.abs(weights).sum(axis=0).max(initial=0) >= EXACT:
             raise ProbesError(f"{path}: the weights do not fit the header")
@@ -264,6 +296,7 @@ def _probe(entry: dict[str, Any]) -> Probe:
         **{
             **entry,
             "classes": tuple(entry["classes"]),
+            "spans": tuple((int(a), int(b)) for a, b in entry["spans"]),
             "limits": None if limits is None else (float(limits[0]), float(limits[1])),
         }
     )

@@ -1,7 +1,7 @@
 """Reading probes while a recording passes through the network, and summing up at its end.
 
     listener(gain, gates) -> gather the probes' gates, sum their weights -> outputs of each frame
-    at the end: average over each probe's window, probabilities, segments, classes, medians
+    at the end: average over each probe's spans, probabilities, segments, classes, medians
 
 A frame costs K lookups and at most K * T additions. The sums are of integers that float32 holds
 exactly (`probe_file`), so tracks are bit-identical however the recording is cut. Kept are the
@@ -104,15 +104,14 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _smooth(x: Float64, frames: int) -> Float64:
-    """Centred mean over `frames` (odd), of those there are at the ends: (L, k)."""
-    if frames <= 1 or not len(x):
+def _average(x: Float64, span: tuple[int, int]) -> Float64:
+    """Mean over the frames of a span around each, of those there are: (L, k); 0 if none."""
+    if span == (0, 0) or not len(x):
         return x
-    half = frames // 2
     total = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0)])
     at = np.arange(len(x))
-    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, len(x))
-    mean: Float64 = (total[high] - total[low]) / (high - low)[:, None]
+    low, high = (np.clip(at + n, 0, len(x)) for n in (span[0], span[1] + 1))
+    mean: Float64 = (total[high] - total[low]) / np.maximum(high - low, 1)[:, None]
     return mean
 
 
@@ -200,9 +199,7 @@ class ProbeReader:
         count = len(sums)
         tracks: dict[str, Float32] = {"utilisation": (opened / max(self._gates, 1)).astype("f4")}
         for probe in probes.probes:
-            mine = slice(probe.first, probe.first + probe.outputs)
-            out = sums[:, mine].astype(np.float64) * probes.scale[mine] + probes.bias[mine]
-            out = _smooth(out, probe.window)
+            out = self._outputs_of(probe, sums)
             track: Float64
             if probe.kind == "flag":
                 track = _sigmoid(out[:, 0])
@@ -262,6 +259,17 @@ class ProbeReader:
             classes=classes,
             values=values,
         )
+
+    def _outputs_of(self, probe: Probe, sums: Float32) -> Float64:
+        """(L, outputs) of a probe from all sums: averaged over its spans, scaled, added up."""
+        probes, out = self.probes, np.zeros((len(sums), probe.outputs))
+        for k, span in enumerate(probe.spans):
+            first = probe.first + k * probe.outputs
+            mine = slice(first, first + probe.outputs)
+            # Integers up to here: running sums of hours of them are exact in float64.
+            out += _average(sums[:, mine].astype(np.float64), span) * probes.scale[mine]
+            out += probes.bias[mine]
+        return out
 
     def _calibrate(
         self,

@@ -6,6 +6,7 @@ from dynse.probes import fitting
 from dynse.probes.data import LabelledStream
 from dynse.probes.features import Features, collect, informative
 from dynse.probes.fitting import Task, fit_task, predict, score, select
+from dynse.probes.probe_file import around
 
 
 @pytest.fixture
@@ -98,11 +99,13 @@ def test_penalty_is_chosen_on_the_validation_stream(problem):
 
 def test_window_averages_features_and_so_outputs(problem):
     stream, features, bits = problem
-    x = features.block(100, 110, [0, 2], window=5)
+    x = features.block(100, 110, [0, 2], around(5))
     expected = [bits[i - 2 : i + 3, [0, 2]].mean(axis=0) for i in range(100, 110)]
     np.testing.assert_allclose(x, expected, atol=1e-6)
-    np.testing.assert_allclose(features.block(0, 1, None, 5)[0], bits[:3].mean(axis=0), atol=1e-6)
-    model = fit_task(stream, features, Task("vad", "flag", window=5), np.arange(20), 10.0)
+    np.testing.assert_allclose(
+        features.block(0, 1, None, around(5))[0], bits[:3].mean(axis=0), atol=1e-6
+    )
+    model = fit_task(stream, features, Task("vad", "flag", spans=around(5)), np.arange(20), 10.0)
     framewise = bits[:, :20] @ model.weights + model.bias
     averaged = np.convolve(framewise[:, 0], np.ones(5) / 5, "valid")
     np.testing.assert_allclose(predict(features, model)[2:-2, 0], averaged, atol=1e-4)

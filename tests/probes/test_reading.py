@@ -6,9 +6,11 @@ from safetensors.numpy import save_file
 
 from dynse.models.stream import Stream
 from dynse.probes.probe_file import (
+    AT_ONCE,
     EXACT,
     Probe,
     ProbesError,
+    around,
     load_probes,
     quantise,
     save_probes,
@@ -16,12 +18,12 @@ from dynse.probes.probe_file import (
 from dynse.probes.reading import ProbeReader, SegmentRule, segments
 
 PROBES = [
-    Probe("vad", "flag", (), 5, None, "identity", 0, 1),
-    Probe("voiced", "flag", (), 1, None, "identity", 1, 1),
-    Probe("gender", "class", ("female", "male"), 9, None, "identity", 2, 1),
-    Probe("category", "class", ("a", "b", "c"), 31, None, "identity", 3, 3, 2.0),
-    Probe("snr_input_db", "value", (), 1, (-50.0, 30.0), "identity", 6, 1),
-    Probe("f0_hz", "value", (), 1, (50.0, 800.0), "identity", 7, 1),
+    Probe("vad", "flag", (), around(5), first=0),
+    Probe("voiced", "flag", first=1),
+    Probe("gender", "class", ("female", "male"), around(9), first=2, rows="speech"),
+    Probe("category", "class", ("a", "b", "c"), around(31), first=3, outputs=3, evidence=2.0),
+    Probe("snr_input_db", "value", (), AT_ONCE, (-50.0, 30.0), first=6, rows="speech"),
+    Probe("f0_hz", "value", (), ((-9, -3), (2, 4)), (50.0, 800.0), first=7, rows="voiced"),
 ]
 
 
@@ -29,11 +31,11 @@ def write(path, engine, **header):
     rng = np.random.default_rng(0)
     gates = engine.gate_shape[0] * engine.gate_shape[1]
     features = np.sort(rng.permutation(gates)[:48])
-    scale = np.array([1, 1, 1, 0.3, 0.3, 0.3, 3, 20])
-    bias = np.array([0.5, 0.5, 0, 0, 0, 0, 5, 150])
+    scale = np.array([1, 1, 1, 0.3, 0.3, 0.3, 3, 20, 10])
+    bias = np.array([0.5, 0.5, 0, 0, 0, 0, 5, 150, 0])
     model = {"name": engine.name, "sha256": engine.sha256}
     header = {"name": "random", "model": model, **header}
-    weights = rng.standard_normal((48, 8)) * scale
+    weights = rng.standard_normal((48, 9)) * scale
     save_probes(path, header, PROBES, features, weights, bias)
     return features, weights, bias
 
@@ -82,6 +84,13 @@ def test_tracks_are_the_weighted_sums(engine, tmp_path, speechlike):
     np.testing.assert_allclose(reading.tracks["voiced"], voiced, atol=1e-5)
     inner = np.convolve(outputs[:, 0], np.ones(5) / 5, mode="valid")
     np.testing.assert_allclose(reading.tracks["vad"][2:-2], 1 / (1 + np.exp(-inner)), atol=1e-5)
+    ahead = np.convolve(outputs[:, 7], np.ones(7) / 7, mode="valid")
+    behind = np.convolve(outputs[:, 8], np.ones(3) / 3, mode="valid")
+    f0 = np.clip(ahead[:100] + behind[11:111], 50, 800)
+    heard = reading.tracks["f0_hz"][9:109]
+    spoken = np.isfinite(heard)
+    assert spoken.any()
+    np.testing.assert_allclose(heard[spoken], f0[spoken], atol=1e-2)
     np.testing.assert_allclose(reading.tracks["utilisation"], flat.mean(axis=1), atol=1e-6)
     np.testing.assert_allclose(np.exp(reading.tracks["category"]).sum(axis=1), 1, atol=1e-5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
@@ -41,6 +42,7 @@ from .wav import MAX_RIFF, RawSink, WavSink
 
 ClipMode = Literal["clamp", "rescale", "none"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REPLAY = 1 << 16  # samples read back from the spool at once
 
 
@@ -256,9 +258,10 @@ class Writer:
         except (OSError, sf.SoundFileError, AssertionError) as error:
             # soundfile asserts that all frames were written.
             said = getattr(error, "strerror", None) or str(error) or "not all could be written"
-            raise UnwritableError(
-                f"writing failed ({said}); is the disk full?", self._name
-            ) from error
+            # libsndfile does not tell what the system said.
+            known = getattr(error, "errno", None) not in (None, *_FULL)
+            hint = "" if known else "; is the disk full?"
+            raise UnwritableError(f"writing failed ({said}){hint}", self._name) from error
 
     def to_stream(self, path: str | None, stream: BinaryIO | None) -> None:
         """Write to a stream, or to a device that a path leads to, as samples come.

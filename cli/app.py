@@ -64,14 +64,41 @@ app.command()(export)
 
 def main() -> None:
     """Run the command line; never returns."""
-    sys.exit(_run(sys.argv[1:]))
+    _open_what_is_closed()
+    code = _run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Told already; Python would try again at its exit, complain and end with 120.
+        _deserted()
+        code = code or 1
+    sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """Let descriptors 0 to 2 be what they should be, if dynse is started without one of them.
+
+    Otherwise the first file to be opened would take its place, and get to hear the messages of C
+    libraries; Python's print would send messages for stderr to stdout. Reading stdin then finds
+    nothing, writing to stdout fails, messages vanish.
+    """
+    for number, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest free number
+    sys.stdin = sys.stdin or open(0)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
 
 
 def _run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="dynse", standalone_mode=False)
+        if isinstance(code, int) and code:
+            return code
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return 0
     except _ClickException as error:
         error.show()
         return int(error.exit_code)

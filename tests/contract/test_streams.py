@@ -225,3 +225,45 @@ def test_wrong_model_is_one_line(dynse):
         assert done.returncode == 2
         assert len(done.lines) == 1
         assert "not a safetensors file" in done.text
+
+
+def closed(dynse, redirections, *arguments, **options):
+    """Run `dynse` with descriptors closed by the shell."""
+    command = " ".join(f"'{part}'" for part in dynse.command(*arguments, **options))
+    return subprocess.run(
+        ["bash", "-c", f"{command} {redirections}"],
+        cwd=dynse.folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_closed_descriptors_are_no_files(dynse):
+    """The first file that is opened must not become stdin, stdout or stderr."""
+    dynse.write("a.wav")
+    assert dynse("a.wav", "-o", "whole.wav").returncode == 0
+    whole = dynse.read("whole.wav").tobytes()
+    assert closed(dynse, "<&- >&- 2>&-", "a.wav", "-o", "all.wav").returncode == 0
+    assert dynse.read("all.wav").tobytes() == whole
+    # Python prints to stdout what it cannot say on stderr.
+    done = closed(dynse, "2>&-", "a.wav", "-o", "-")
+    assert (done.returncode, done.stdout[:4]) == (0, b"RIFF")
+    assert closed(dynse, "2>&-", "missing.wav", "-o", "x.wav").stdout == b""
+    done = closed(dynse, "<&-", "-", "-o", "x.wav")
+    assert (done.returncode, done.stderr) == (1, b"stdin: it is empty (0 bytes)\n")
+    done = closed(dynse, ">&-", "a.wav", "-o", "-")
+    assert (done.returncode, done.stderr) == (
+        1, b"stdout: writing failed (Bad file descriptor)\n"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stdout", [">&-", ">/dev/full"])
+def test_a_report_that_cannot_be_written_is_one_line(dynse, stdout):
+    dynse.write("a.wav")
+    for form in ("--json", "-q"):
+        done = closed(dynse, stdout, "a.wav", form, do="probe")
+        assert done.returncode == 1
+        assert done.stderr.count(b"\n") == 1
+        assert b"Exception ignored" not in done.stderr

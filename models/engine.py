@@ -2,9 +2,9 @@
 
 Two kernels do the same step on the same weights:
 
-* ``_engine.c``, built with the package: some 6 microseconds a frame of 16 ms on one core in files.
-  Chosen over numba by its start: numba took 0.27 s to import here, warm, and compiles on its first
-  run.
+* ``native/``, built with the package and chosen for the machine's instruction set when loaded: some
+  6 microseconds a frame of 16 ms on one core in files. Chosen over numba by its start: numba took
+  0.27 s to import here, warm, and compiles on its first run.
 * NumPy, where there was no compiler at installation: a hundred times slower (0.5 ms a frame), still
   well under real time.
 
@@ -52,7 +52,7 @@ Array = NDArray[np.float32]
 LANES = 16
 """Widths are padded to multiples of this with zero weights, which the kernels do not see."""
 
-_LAYOUT = 2  # of the buffers that _engine.c reads
+_LAYOUT = 2  # of the buffers that native/ reads
 if _engine is not None and getattr(_engine, "LAYOUT", 1) != _LAYOUT:  # a checkout after a pull
     warnings.warn("the compiled kernel is outdated: pip install -e . again", stacklevel=2)
     _engine = None  # type: ignore[assignment]
@@ -236,7 +236,7 @@ class Engine:
         gates: NDArray[np.uint8],
         scores: Array | None,
     ) -> None:
-        """`run_frames` of _engine.c in NumPy: one frame, outputs written in place."""
+        """`run_frames` of native/kernel.h in NumPy: one frame, outputs written in place."""
         net, memory, clock = self._network, state.memory, int(state.clock[0])
         bands = len(net.used)
         slow, rise, fall = net.constants[2:5]
@@ -326,7 +326,7 @@ def _fold(dims: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> _Network:
     frame_seconds = HOP / SAMPLE_RATE
     seconds = [dims["level_seconds"], dims["floor_rise_seconds"], dims["floor_fall_seconds"]]
     exponent = float(dims["compression"]) / 2
-    high = round(exponent * 4096) / 4096  # few digits: see power_of in _engine.c
+    high = round(exponent * 4096) / 4096  # few digits: see power_of in native/kernel.h
     constants = [high, exponent - high, *(1 - np.exp(-frame_seconds / np.array(seconds)))]
 
     blocks = []
@@ -384,13 +384,13 @@ def _fold(dims: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> _Network:
 
 
 def _panels(x: Array) -> Array:
-    """Columns in panels of _PANEL, one after the other, as _engine.c reads a dense layer."""
-    cuts = range(_PANEL, x.shape[1] - LANES, _PANEL)  # an odd LANES at the end joins the last
+    """Columns in panels of _PANEL, one after the other, as the C kernel reads a dense layer."""
+    cuts = range(_PANEL, x.shape[1], _PANEL)
     return np.concatenate([panel.ravel() for panel in np.split(x, cuts, axis=1)])
 
 
 def _banded(x: Array) -> tuple[list[int], Array]:
-    """Of each LANES columns, the run of rows that are not all zero, as _engine.c reads them.
+    """Of each LANES columns, the run of rows that are not all zero, as the C kernel reads them.
 
     Returns
     -------

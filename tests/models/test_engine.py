@@ -109,6 +109,32 @@ def test_weights_that_do_not_fit_are_refused(network, tmp_path):
 
 
 @pytest.mark.skipif(engine_module._engine is None, reason="installed without a C compiler")
+@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+def test_kernels_for_all_instruction_sets_agree(tmp_path, speechlike, lively, config):
+    save_network(tmp_path / "net.safetensors", lively(ConvFSENet(config)), {"name": "net"})
+    engine = Engine(read(tmp_path / "net.safetensors"))
+    frames = analyse(speechlike)[:102]
+    kernels = engine_module._engine.kernels()
+    assert kernels[0] == "base"
+    masks = []
+    try:
+        for kernel in kernels:
+            engine_module._engine.select(kernel)
+            whole, _, end = engine.step(frames, engine.initial_state())
+            state = engine.initial_state()
+            single = [engine.step(frame[None], state)[0] for frame in frames]
+            assert np.array_equal(np.concatenate(single), whole), kernel
+            assert np.array_equal(state.memory, end.memory), kernel
+            masks.append(whole)
+    finally:
+        engine_module._engine.select(kernels[-1])
+    for kernel, mask in zip(kernels, masks, strict=True):
+        np.testing.assert_allclose(mask, masks[0], atol=1e-4, err_msg=kernel)
+    with pytest.raises(ValueError, match="no kernel named abacus"):
+        engine_module._engine.select("abacus")
+
+
+@pytest.mark.skipif(engine_module._engine is None, reason="installed without a C compiler")
 def test_steady_state_holds_no_memory(engine, speechlike):
     hops = speechlike[: 150 * 256].reshape(150, 256)
     stream = Stream(engine)

@@ -88,7 +88,7 @@ def speechlike() -> np.ndarray:
 @pytest.fixture(scope="session")
 def probes_path(engine, tmp_path_factory) -> Path:
     """Random probes that hear speech wherever gates are open more than on average."""
-    from dynse.probes.probe_file import Probe, around, save_probes
+    from dynse.probes.probe_file import Probe, save_probes
 
     rng = np.random.default_rng(0)
     kinds = [

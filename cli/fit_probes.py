@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def fit_probes(
     data: Annotated[
-        Path, typer.Argument(help="Folder with clean/ and noise/, or speech.csv and noise.csv.")
+        Path,
+        typer.Argument(
+            help="Folder with clean/ and noise/, or speech.csv and noise.csv, or manifest.csv."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Probes file to write.")
@@ -25,12 +28,16 @@ def fit_probes(
     minutes: Annotated[float, typer.Option(min=0.5, help="Noisy speech to fit on.")] = 30.0,
     pesq_minutes: Annotated[
         float, typer.Option(min=0.1, help="Of each part PESQ is computed on; the slow part.")
-    ] = 30.0,
+    ] = 20.0,
     gates: Annotated[int, typer.Option(min=1, help="How many gates the probes read.")] = 128,
     check: Annotated[
         bool, typer.Option("--check", help="Only look at the data, and print counts.")
     ] = False,
     model: given.Model = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CORPUS", help="Leave out a corpus of the tables; may be repeated."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the probes. [default: the model's]")
     ] = None,
@@ -45,19 +52,11 @@ def fit_probes(
 
     Speech and noise are mixed on the fly; speakers and recordings of the training, validation and
     held-out parts do not overlap. Mixtures and their PESQ are kept in $XDG_CACHE_HOME/dynse.
+    With DATA/manifest.csv (path and target columns, of numbers or words) probes for these targets
+    are fitted on the recordings as they are.
     """
-    from ..audio.corpus import SPLITS, CorpusError, load_corpus
-
     if check:
-        told = {}
-        for split in SPLITS:
-            try:
-                told[split] = _counts(load_corpus(data, split))
-            except CorpusError as error:
-                if split == "train":
-                    raise
-                told[split] = {"missing": str(error)}
-        _print_counts(told, as_json)
+        _print_counts(_check(data, tuple(exclude or ())), as_json)
         return
     if output.exists() and not overwrite:
         raise typer.BadParameter(f"{output} exists; --overwrite replaces it", param_hint="-o")
@@ -81,6 +80,7 @@ def fit_probes(
         pesq_minutes=pesq_minutes,
         count=gates,
         seed=seed,
+        exclude=exclude or (),
         jobs=jobs or available_cores(),
         say=say,
     )
@@ -97,6 +97,25 @@ def fit_probes(
         )
     else:
         _print(report, output)
+
+
+def _check(data: Path, exclude: tuple[str, ...]) -> dict[str, Any]:
+    """What each split holds."""
+    from ..audio.corpus import SPLITS, CorpusError, load_corpus
+    from ..probes.manifest import load_manifest
+
+    manifest = load_manifest(data)
+    if manifest is not None:
+        return {split: manifest.counts(split) for split in SPLITS}
+    told: dict[str, Any] = {}
+    for split in SPLITS:
+        try:
+            told[split] = _counts(load_corpus(data, split, exclude=exclude))
+        except CorpusError as error:
+            if split == "train":
+                raise
+            told[split] = {"missing": str(error)}
+    return told
 
 
 def _counts(corpus: Any) -> dict[str, Any]:
@@ -142,8 +161,6 @@ def _print(report: FitReport, output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..probes.fitting import TASKS
-
     console = Console(highlight=False)
     held_out = report.header["held_out"] or "none"
     table = Table(
@@ -155,13 +172,13 @@ def _print(report: FitReport, output: Path) -> None:
     for column in ("target", "score", "train", "held out", "baseline", "also"):
         left = column in ("target", "score", "also")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)
-    for task in TASKS:
+    for task in report.tasks:
         if task.name not in report.scores:
             continue
         found = report.scores[task.name]
         train, held = found.get("train", {}), found.get("held_out", {})
         key = "mae" if task.kind == "value" else "accuracy"
-        unit = f"MAE, {task.unit}" if task.kind == "value" else "accuracy"
+        unit = f"MAE, {task.unit}".rstrip(", ") if task.kind == "value" else "accuracy"
         also = ("r2", "mae_iqr") if task.kind == "value" else ("f1", "roc_auc")
         more = ", ".join(
             f"{name.upper().replace('_', '/')} {held[name]:.2f}"
@@ -169,7 +186,8 @@ def _print(report: FitReport, output: Path) -> None:
             if held.get(name) is not None
         )
         cells = (train.get(key), held.get(key), held.get(f"baseline_{key}"))
-        table.add_row(task.title, unit, *("-" if x is None else f"{x:.3f}" for x in cells), more)
+        shown = ("-" if x is None else f"{x:.3f}" for x in cells)
+        table.add_row(task.title or task.name, unit, *shown, more)
     console.print(table)
     for name, (classes, matrix) in report.confusion.items():
         if name == "language":

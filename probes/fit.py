@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.corpus import Corpus, CorpusError, load_corpus
+from ..audio.corpus import CorpusError, load_corpus
 from ..models.compute import count_macs
 from ..models.engine import Engine
 from . import fitting, targets
 from .data import LabelledStream, Say, StreamConfig, build_stream, enhanced_targets
 from .features import Features, collect, informative
 from .fitting import Linear, Task
+from .manifest import SPANS, Manifest, load_manifest
 from .probe_file import Probe, ProbesError, save_probes
 
 Float64 = NDArray[np.float64]
@@ -50,7 +51,9 @@ class Split:
 
     stream: LabelledStream
     features: dict[str, Features]
-    corpus: Corpus
+    licenses: dict[str, list[str]]
+
+    minutes: float = 0.0
 
     @property
     def masks(self) -> Features:
@@ -67,6 +70,7 @@ class FitReport:
     sha256 : of the file written.
     header : of the file.
     scores : task -> "train" and "held_out" scores.
+    tasks : that were looked at.
     skipped : task -> why it was not fitted.
     confusion : task -> (classes, matrix of held-out frames, rows being the truth).
     """
@@ -74,6 +78,7 @@ class FitReport:
     sha256: str
     header: dict[str, Any]
     scores: dict[str, dict[str, Any]]
+    tasks: tuple[Task, ...]
     skipped: dict[str, str]
     confusion: dict[str, tuple[tuple[str, ...], NDArray[np.int64]]]
     seconds: float
@@ -117,7 +122,7 @@ def load_split(
     enhanced_targets(stream, engine, jobs=jobs, say=tell)
     tell("masks")
     features = collect(engine, (noisy for _, noisy in stream.blocks()), sources)
-    return Split(stream, features, corpus)
+    return Split(stream, features, corpus.licenses, config.minutes)
 
 
 def fit_probes(
@@ -160,13 +165,18 @@ def fit_probes(
     started = time.perf_counter()
     if not engine.gate_shape[1]:
         raise ProbesError(f"{engine.name!r} has no gates to read")
-    splits = {
-        split: load_split(
-            data, split, engine, minutes, pesq_minutes=pesq_minutes, seed=seed, jobs=jobs,
-            exclude=exclude, say=say,
-        )
-        for split in SPLITS
-    }  # fmt: skip
+    manifest = load_manifest(data)
+    if manifest is not None:
+        tasks = manifest.tasks
+        splits = {split: _listed(manifest, split, engine, say) for split in SPLITS}
+    else:
+        splits = {
+            split: load_split(
+                data, split, engine, minutes, pesq_minutes=pesq_minutes, seed=seed, jobs=jobs,
+                exclude=exclude, say=say,
+            )
+            for split in SPLITS
+        }  # fmt: skip
     train, valid = splits["train"], splits["valid"]
     assert train is not None
     held_out_name = "test" if splits["test"] else "valid"
@@ -180,7 +190,7 @@ def fit_probes(
     usable, skipped = [], {}
     for task in tasks:
         rows, y = fitting.truth(train.stream, task)
-        if rows.sum() < 100:
+        if rows.sum() < (100 if manifest is None else 3):
             skipped[task.name] = "no targets in the data"
         elif task.kind != "value" and len(np.unique(y[rows])) < 2:
             skipped[task.name] = "one class only"
@@ -203,10 +213,10 @@ def fit_probes(
         baseline = fitting.majority_or_mean(train.stream, task)
         scores[task.name] = {"l2": model.l2, "spans": task.spans}
         for label, split in (("train", train), ("held_out", held_out)):
-            if split is not None and fitting.truth(split.stream, task)[0].sum() > 10:
+            if split is not None and fitting.truth(split.stream, task)[0].any():
                 found = fitting.score(split.stream, split.masks, model, baseline)
                 scores[task.name][label] = _finite(found)
-        if held_out is not None and task.kind == "value":
+        if held_out is not None and task.kind == "value" and manifest is None:
             only = held_out.stream.labels["noisy"] > 0
             if (fitting.truth(held_out.stream, task)[0] & only).sum() > 10:
                 found = fitting.score(held_out.stream, held_out.masks, model, baseline, only)
@@ -220,27 +230,30 @@ def fit_probes(
         "gates": {"read": len(columns), "informative": len(kept), "tau": 0.005,
                   "all": train.masks.width},
         "data": {
-            "minutes": {k: s.stream.frames * targets.HOP / 960000 for k, s in splits.items() if s},
+            "minutes": {k: s.minutes for k, s in splits.items() if s is not None},
             "seed": seed,
             "excluded": list(exclude),
-            "licenses": train.corpus.licenses,
+            "licenses": train.licenses,
         },
         "skipped": skipped,
-        "calibration": _calibration(train, models),
+        "calibration": _calibration(train, models) if manifest is None else {},
         "experiments": {m.task.name: scores[m.task.name] for m in models if m.task.experiment},
         "versions": {
             "python": platform.python_version(),
             **{x: version(x) for x in ("numpy", "scikit-learn", "librosa", "pyworld", "pesq")},
         },
     }  # fmt: skip
+    evidence = {m.task.name: _evidence(valid or train, m, manifest is None) for m in models}
     probes, first = [], 0
     product = [model for model in models if not model.task.experiment]
+    if manifest is not None:
+        product = [replace(model, task=replace(model.task, spans=SPANS)) for model in product]
     for model in product:
         task = model.task
         probes.append(
             Probe(
                 task.name, task.kind, model.classes, task.spans, task.limits, task.link, first,
-                len(model.bias), task.rows, _evidence(valid or train, model), scores[task.name],
+                len(model.bias), task.summary or task.rows, evidence[task.name], scores[task.name],
             )
         )  # fmt: skip
         first += probes[-1].columns
@@ -248,7 +261,12 @@ def fit_probes(
     header["cost"] = _cost(engine, train.masks, columns, weights)
     digest = save_probes(target, header, probes, columns, weights, bias)
     took = time.perf_counter() - started
-    return FitReport(digest, header, scores, skipped, confusion, took)
+    return FitReport(digest, header, scores, tuple(tasks), skipped, confusion, took)
+
+
+def _listed(manifest: Manifest, split: str, engine: Engine, say: Say) -> Split | None:
+    found = manifest.stream(split, engine, say)
+    return None if found is None else Split(found[0], {"masks": found[1]}, {})
 
 
 def _finite(found: dict[str, Any]) -> dict[str, Any]:
@@ -308,13 +326,13 @@ def _groups(
     return [frames for frames in found if len(frames) >= least]
 
 
-def _evidence(split: Split, model: Linear) -> float:
+def _evidence(split: Split, model: Linear, streamed: bool) -> float:
     """How far mean log-probabilities of a scene may be trusted: the factor of least log-loss."""
     if model.task.kind != "class":
         return 1.0
     rows, y = fitting.truth(split.stream, model.task)
     label = "utterance" if model.task.rows == "speech" else "scene"
-    groups = _groups(split.stream, label, rows, 30)
+    groups = _groups(split.stream, label, rows, 30 if streamed else 1)
     if not groups:
         return 1.0
     logs = fitting.log_probabilities(fitting.predict(split.masks, model))

@@ -224,23 +224,23 @@ class ProbeReader:
         enough = spoken.sum() * HOP_S >= _MIN_SPEECH_S
         classes: dict[str, tuple[str | None, dict[str, float]]] = {}
         values: dict[str, float | None] = {}
+        everywhere = np.ones(count, np.bool_)
         for probe in probes.probes:
             read = tracks[probe.name]
+            rows = {"all": everywhere, "speech": spoken, "voiced": voiced}[probe.rows]
+            said = bool(count) if probe.rows == "all" else enough
             if probe.kind == "class":
-                rows = spoken if probe.name in ("gender", "language") else np.ones(count, np.bool_)
-                said = enough if probe.name in ("gender", "language") else bool(count)
                 classes[probe.name] = _classify(probe, read[rows]) if said else (None, {})
-            elif probe.kind == "value" and probe.name != "f0_hz":
-                values[probe.name] = float(np.mean(read[spoken], dtype="f8")) if enough else None
+            elif probe.name == "f0_hz":
+                read[~voiced] = np.nan
+                known = read[voiced].astype(np.float64)
+                few = len(known) < _MIN_VOICED
+                for name, percent in (("median", 50), ("p10", 10), ("p90", 90)):
+                    values[f"f0_{name}"] = None if few else float(np.percentile(known, percent))
+            elif probe.kind == "value":
+                values[probe.name] = float(np.mean(read[rows], dtype="f8")) if said else None
                 if probe.name.startswith(("snr", "si_sdr")):
                     read[~spoken] = np.nan
-        if "f0_hz" in tracks:
-            f0 = tracks["f0_hz"]
-            f0[~voiced] = np.nan
-            known = f0[voiced].astype(np.float64)
-            few = len(known) < _MIN_VOICED
-            for name, percent in (("median", 50), ("p10", 10), ("p90", 90)):
-                values[f"f0_{name}"] = None if few else float(np.percentile(known, percent))
         self._calibrate(values, tracks, spoken, enough)
         level = values.get("snr_input_db")
         if silent or (level is not None and level >= _CLEAN_SNR_DB):

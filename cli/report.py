@@ -115,6 +115,9 @@ class Analyst:
                 "frames": reading.frames,
             },
         }
+        custom = _custom(reading, self._probes)
+        if custom:
+            found["custom"] = custom
         if frames:
             found["frames"] = _tracks(reading)
         return found
@@ -184,6 +187,21 @@ def _class(reading: Reading, name: str) -> Report:
     label, probabilities = reading.classes.get(name, (None, {}))
     ranked = sorted(probabilities.items(), key=lambda entry: -entry[1])
     return {"label": label, "probabilities": {word: round(p, 3) for word, p in ranked}}
+
+
+def _custom(reading: Reading, probes: Probes) -> Report:
+    """What probes of one's own say (`dynse fit-probes` with a manifest.csv), by column."""
+    from ..probes.probe_file import BUILT_IN
+
+    found: Report = {}
+    for probe in probes.probes:
+        if probe.name in BUILT_IN:
+            continue
+        if probe.kind == "class":
+            found[probe.name] = _class(reading, probe.name)
+        else:
+            found[probe.name] = _number(reading.values.get(probe.name))
+    return found
 
 
 def _mmac(engine: Engine, utilisation: float | None) -> float:
@@ -382,6 +400,8 @@ def to_table(report: Report) -> str:
             best = list(report[key]["probabilities"].items())[:2]
             named = ", ".join(f"{word} {100 * p:.0f} %" for word, p in best)
             table.add_row(title, "-" if report[key]["label"] is None else named)
+        for name, said in report.get("custom", {}).items():
+            table.add_row(escape(name), escape(_own(said)))
         f0 = report["f0_hz"]
         table.add_row(
             "F0",
@@ -398,6 +418,13 @@ def to_table(report: Report) -> str:
             table.add_row("warning", escape(warning["message"]))
         console.print(table)
     return captured.get().rstrip("\n")
+
+
+def _own(said: Any) -> str:
+    if not isinstance(said, dict):
+        return "-" if said is None else f"{said:g}"
+    best = list(said["probabilities"].items())[:2]
+    return "-" if said["label"] is None else ", ".join(f"{n} {100 * p:.0f} %" for n, p in best)
 
 
 def _text(x: float | None, unit: str, digits: int) -> str:

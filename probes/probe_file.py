@@ -26,6 +26,7 @@ from ..audio.errors import DynseError
 
 __all__ = [
     "AT_ONCE",
+    "BUILT_IN",
     "FORMAT",
     "SHIPPED",
     "Probe",
@@ -42,6 +43,13 @@ FORMAT = "dynse.probes/1"
 _SHIPPED_DIR = Path(__file__).parent / "weights"
 SHIPPED: dict[str, dict[str, str]] = json.loads((_SHIPPED_DIR / "shipped.json").read_text())
 """Name of each shipped probes file -> its ``sha256`` and that of the ``model`` it belongs to."""
+
+BUILT_IN = frozenset(
+    ("vad", "voiced", "gender", "language", "category", "f0_hz")
+    + ("snr_input_db", "si_sdr_input_db", "pesq_input")
+    + ("snr_enhanced_db", "si_sdr_enhanced_db", "pesq_enhanced")
+)
+"""Probes that reports have a place for; others are somebody's own (`manifest`)."""
 
 EXACT = 1 << 24
 """float32 holds every integer up to here."""

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..audio.stft import HOP, SAMPLE_RATE, WINDOW
 from .bands import band_weights
@@ -195,6 +195,29 @@ class Engine:
                 _engine.scratch_size(self._shape) if self._compiled else 0, np.float32
             ),
         )
+
+    def enhance(self, samples: ArrayLike, sample_rate: int = SAMPLE_RATE) -> NDArray[Any]:
+        """Enhance a whole recording; `stream.enhance` has more settings.
+
+        Parameters
+        ----------
+        samples : (n,) or (n, channels) float, nominally within [-1, 1].
+        sample_rate : 4000 to 384000 Hz.
+
+        Returns
+        -------
+        Shape of `samples`, sample-aligned with them.
+
+        Examples
+        --------
+        >>> import numpy as np, dynse
+        >>> model = dynse.load("dynse-25")
+        >>> model.enhance(np.zeros((48000, 2), np.float32), 48000).shape
+        (48000, 2)
+        """
+        from .stream import enhance
+
+        return enhance(self, samples, sample_rate)
 
     def step(
         self, frames: NDArray[np.complex64], state: State, scores: Array | None = None

@@ -71,6 +71,8 @@ class Settings:
             return np.ones_like(gain)
         # From 100 dB on there is no limit: what the model calls silence may be silent.
         floor = 10 ** (-self.atten_lim_db / 20) if self.atten_lim_db < 100 else 0.0
+        if not floor and self.mix == 1:
+            return gain
         return np.float32(1) + np.float32(self.mix) * (np.maximum(gain, np.float32(floor)) - 1)
 
 
@@ -84,10 +86,24 @@ class Stream:
     settings : how.
     listener : called with (L, 257) gain and (L, I, C) gates of all frames in order, the gain
         being the model's own, before limit and mix. With independent channels: of the first.
+    upper_gains : keep the gains for the band above 8 kHz until `take_upper_gains` asks for them.
 
     Attributes
     ----------
     latency : samples from a sample's arrival to the earliest departure of its enhanced self.
+    masks : (L, I, C) uint8, the pruning masks of the L frames that the last `feed` or `flush`
+        completed: 1 where a channel of a block was computed. With independent channels: of the
+        first.
+
+    Examples
+    --------
+    >>> import numpy as np, dynse
+    >>> stream = dynse.Stream(dynse.load())
+    >>> sound = np.zeros(16000, np.float32)
+    >>> blocks = [stream.feed(sound[i : i + 256]) for i in range(0, len(sound), 256)]
+    >>> clean = np.concatenate([*blocks, stream.flush()])
+    >>> len(clean) == len(sound), stream.latency, stream.masks.shape[1:]
+    (True, 512, (9, 128))
     """
 
     def __init__(
@@ -96,6 +112,8 @@ class Stream:
         channels: int | None = None,
         settings: Settings | None = None,
         listener: Listener | None = None,
+        *,
+        upper_gains: bool = False,
     ):
         self._model, self._channels = model, channels
         self._settings, self._listener = settings or Settings(), listener
@@ -105,7 +123,9 @@ class Stream:
         ]
         self._analysis, self._synthesis = Analysis(channels), Synthesis(channels)
         self._waiting = np.zeros((0,) if channels is None else (0, channels), np.float32)
-        self._upper: list[Float32] = []
+        self._upper: list[Float32] | None = [] if upper_gains else None
+        self._gates: list[NDArray[np.uint8]] = []
+        self.masks = np.zeros((0, *model.gate_shape), np.uint8)
         self.latency = model.latency
 
     def feed(self, samples: ArrayLike) -> Float32:
@@ -121,21 +141,38 @@ class Stream:
         """
         x = np.asarray(samples, np.float32)
         pieces = [self._piece(x[i : i + _PIECE]) for i in range(0, len(x), _PIECE)]
+        self._renew_masks()
+        if len(pieces) == 1:
+            return pieces[0]
         return np.concatenate(pieces) if pieces else self._waiting[:0]
 
     def flush(self) -> Float32:
         """Give the samples left, as many in all as were fed. Nothing may be fed after."""
         frames = self._analysis.flush()
         change = self._synthesis.flush(self._change(frames), self._analysis.samples)
+        self._renew_masks()
         return self._release(change)
 
     def take_upper_gains(self) -> Float32:
         """Gains for the band above 8 kHz of the frames since the last call: (l,) or (l, c)."""
-        gains = self._upper
-        self._upper = []
-        if gains:
-            return np.concatenate(gains)
+        if self._upper:
+            gains = np.concatenate(self._upper)
+            self._upper.clear()
+            return gains
         return np.zeros((0, len(self._states)) if self._independent else (0,), np.float32)
+
+    def _renew_masks(self) -> None:
+        self.masks = (
+            self._gates[0]
+            if len(self._gates) == 1
+            else np.concatenate([np.zeros((0, *self._model.gate_shape), np.uint8), *self._gates])
+        )
+        self._gates.clear()
+
+    def _hear(self, gain: Float32, gates: NDArray[np.uint8]) -> None:
+        self._gates.append(gates)
+        if self._listener:
+            self._listener(gain, gates)
 
     def _piece(self, x: Float32) -> Float32:
         self._waiting = np.concatenate([self._waiting, x])
@@ -153,33 +190,32 @@ class Stream:
             gains = []
             for c, state in enumerate(self._states):
                 gain, gates, self._states[c] = self._model.step(frames[:, c], state)
-                if c == 0 and self._listener:
-                    self._listener(gain, gates)
+                if c == 0:
+                    self._hear(gain, gates)
                 gains.append(gain)
             gain = self._settings.apply(np.stack(gains, axis=1))  # (L, c, F)
-            power = _power(frames)
-        else:
-            heard = frames
-            if self._channels is not None:
-                # Mean power rather than a downmix, in which opposite phases would vanish.
-                heard = frames[:, 0]
-                if self._channels > 1:
-                    heard = np.sqrt(np.mean(_power(frames), axis=1)).astype(np.complex64)
-            gain, gates, self._states[0] = self._model.step(heard, self._states[0])
-            if self._listener:
-                self._listener(gain, gates)
-            gain = self._settings.apply(gain)
-            power = _power(heard)
-            if self._channels is not None:
-                self._keep_upper(gain, power)
-                return frames * (gain - 1)[:, None, :]
-        self._keep_upper(gain, power)
-        return frames * (gain - 1)
+            self._keep_upper(gain, frames)
+            return frames * (gain - 1)
+        heard = frames
+        if self._channels is not None:
+            # Mean power rather than a downmix, in which opposite phases would vanish.
+            heard = frames[:, 0]
+            if self._channels > 1:
+                heard = np.sqrt(np.mean(_power(frames), axis=1)).astype(np.complex64)
+        gain, gates, self._states[0] = self._model.step(heard, self._states[0])
+        self._hear(gain, gates)
+        gain = self._settings.apply(gain)
+        self._keep_upper(gain, heard)
+        change = gain - 1
+        return frames * (change if self._channels is None else change[:, None, :])
 
-    def _keep_upper(self, gain: Float32, power: Float32) -> None:
-        before = power[..., _UPPER_BINS].sum(-1)
-        after = (power * gain**2)[..., _UPPER_BINS].sum(-1)
-        mean = gain[..., _UPPER_BINS].mean(-1)
+    def _keep_upper(self, gain: Float32, heard: NDArray[np.complex64]) -> None:
+        if self._upper is None:
+            return
+        upper_gain, power = gain[..., _UPPER_BINS], _power(heard[..., _UPPER_BINS])
+        before = power.sum(-1)
+        after = (power * upper_gain**2).sum(-1)
+        mean = upper_gain.mean(-1)
         loud = before > 0
         ratio = np.sqrt(np.divide(after, before, out=np.zeros_like(after), where=loud))
         self._upper.append(np.where(loud, ratio, mean).astype(np.float32))
@@ -212,7 +248,9 @@ class Enhancer:
         self._mono = settings.channel_mode == "mono"
         self.channels = 1 if self._mono else channels
         self._bands = Bands(sample_rate, self.channels, settings.band)
-        self._stream = Stream(model, self.channels, settings, listener)
+        # At 16 kHz there is no band above that of the model.
+        upper = settings.band == "model" and sample_rate != SAMPLE_RATE
+        self._stream = Stream(model, self.channels, settings, listener, upper_gains=upper)
 
     def feed(self, block: NDArray[Any]) -> NDArray[Any]:
         """Take (n, channels) samples, give the (m, channels) ready."""

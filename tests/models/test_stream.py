@@ -107,6 +107,48 @@ def test_listener_hears_every_frame(engine, speechlike):
     assert all(gates.shape[1:] == engine.gate_shape for _, gates in seen)
 
 
+def test_masks_are_those_of_the_last_feed(engine, speechlike):
+    seen = []
+    stream = Stream(engine, listener=lambda _, gates: seen.append(gates))
+    assert stream.masks.shape == (0, *engine.gate_shape)
+    found = []
+    for part in np.split(speechlike, [10, 600, 700, 30000]):
+        stream.feed(part)
+        found.append(stream.masks)
+    stream.flush()
+    found.append(stream.masks)
+    assert [len(masks) for masks in found] == [0, 2, 0, 115, 70, 2]
+    assert np.array_equal(np.concatenate(found), np.concatenate(seen))
+
+
+def test_latency_is_what_a_click_needs(engine):
+    x = np.zeros(16000, np.float32)
+    at = 256 * 20  # the worst case: first sample of a hop
+    x[at] = 1.0
+    stream, out = Stream(engine), 0
+    for i in range(16000):
+        out += len(stream.feed(x[i : i + 1]))
+        if out > at:
+            break
+    assert i + 1 - at == stream.latency
+
+
+def test_model_enhances_arrays_of_any_rate(engine, speechlike):
+    assert np.array_equal(engine.enhance(speechlike), enhance(engine, speechlike))
+    x = np.stack([speechlike, speechlike], 1)
+    assert np.array_equal(engine.enhance(x, 44100), enhance(engine, x, 44100))
+
+
+@pytest.mark.parametrize("module", ["engine", "stream"])
+def test_examples_run(module):
+    import doctest
+    import importlib
+
+    found = doctest.testmod(importlib.import_module(f"dynse.models.{module}"))
+    assert found.attempted > 2
+    assert found.failed == 0
+
+
 def test_what_lies_above_8_khz(engine):
     rate, n = 48000, 48000
     t = np.arange(n) / rate

@@ -103,6 +103,13 @@ class LabelledStream:
         """Frames L."""
         return len(self.labels["scene"])
 
+    def cut(self, frames: int) -> None:
+        """Keep the first frames alone."""
+        self.clean, self.noise = (x[: (frames - 1) * HOP] for x in (self.clean, self.noise))
+        for tracks in (self.labels, self.targets):
+            for name in tracks:
+                tracks[name] = tracks[name][:frames]
+
     def align(self, classes: dict[str, list[str]]) -> None:
         """Renumber the labels by another stream's class names; what that lacks becomes unknown."""
         for name, mine in self.classes.items():

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.corpus import CorpusError, load_corpus
+from ..audio.stft import HOP, SAMPLE_RATE
 from ..models.compute import count_macs
 from ..models.engine import Engine
 from . import fitting, targets
@@ -95,9 +96,13 @@ def load_split(
     jobs: int = 1,
     sources: Sequence[str] = ("masks",),
     exclude: Sequence[str] = (),
+    first_minutes: float | None = None,
     say: Say = lambda text: None,
 ) -> Split | None:
-    """Stream of a split with its targets and features; None if the folder has no such split."""
+    """Stream of a split with its targets and features; None if the folder has no such split.
+
+    With `first_minutes` no more than these of it.
+    """
     try:
         corpus = load_corpus(data, split, exclude=tuple(exclude))
     except CorpusError:
@@ -120,6 +125,9 @@ def load_split(
 
     stream = build_stream(corpus, config, jobs=jobs, say=tell)
     enhanced_targets(stream, engine, jobs=jobs, say=tell)
+    if first_minutes is not None and first_minutes < config.minutes:
+        stream.cut(round(first_minutes * 60 * SAMPLE_RATE) // HOP)
+        config = replace(config, minutes=first_minutes)
     tell("masks")
     features = collect(engine, (noisy for _, noisy in stream.blocks()), sources)
     return Split(stream, features, corpus.licenses, config.minutes)

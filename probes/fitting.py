@@ -396,7 +396,8 @@ def _fits(
     candidates: Sequence[float],
 ) -> Iterable[tuple[float, tuple[Float64, Float64, Float64]]]:
     if task.kind == "value":
-        moments = _Moments.of(_blocks(features, columns, task, rows, _outputs(task, y, 0)))
+        stride = max(1, int(rows.sum()) // (5 * MAX_ROWS))
+        moments = _Moments.of(_blocks(features, columns, task, rows, _outputs(task, y, 0), stride))
         for l2 in candidates:
             yield l2, moments.ridge(l2)
         return

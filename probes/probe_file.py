@@ -45,9 +45,9 @@ SHIPPED: dict[str, dict[str, str]] = json.loads((_SHIPPED_DIR / "shipped.json").
 """Name of each shipped probes file -> its ``sha256`` and that of the ``model`` it belongs to."""
 
 BUILT_IN = frozenset(
-    ("vad", "voiced", "gender", "language", "category", "f0_hz")
-    + ("snr_input_db", "si_sdr_input_db", "pesq_input")
-    + ("snr_enhanced_db", "si_sdr_enhanced_db", "pesq_enhanced")
+    {"vad", "voiced", "gender", "language", "category", "f0_hz"}
+    | {"snr_input_db", "si_sdr_input_db", "pesq_input"}
+    | {"snr_enhanced_db", "si_sdr_enhanced_db", "pesq_enhanced"}
 )
 """Probes that reports have a place for; others are somebody's own (`manifest`)."""
 

@@ -124,7 +124,7 @@ def problem(
         wrong = f"exit code {code}"
     elif took > LIMIT_S:
         wrong = f"took {took:.1f} s"
-    elif "Traceback" in text or "internal error" in text:
+    elif "Traceback" in text or "internal error, " in text:
         wrong = "traceback or internal error"
     elif code == 1 and (len(text.splitlines()) != 1 or name not in text):
         wrong = "not one line that names the file"

@@ -42,7 +42,7 @@ class Dynse:
         done.text = done.stderr.decode()
         done.lines = done.text.splitlines()
         assert "Traceback" not in done.text
-        assert "internal error" not in done.text
+        assert "internal error, " not in done.text
         return done
 
     def probe(self, *arguments, **options):

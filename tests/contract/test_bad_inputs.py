@@ -62,7 +62,7 @@ def results(checkpoint_path, tmp_path_factory):
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "internal error" not in done.stderr
+    assert "internal error, " not in done.stderr
     return folder, done.stderr.splitlines()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,8 +42,12 @@ def train(
     utilisation: Annotated[
         float, typer.Option(min=0.02, max=0.9, help="Target share of open gates.")
     ] = 0.25,
-    hidden: Annotated[int, typer.Option(min=1, help="Gated channels a block.")] = 128,
-    static: Annotated[bool, typer.Option(help="Train without gates, for comparison.")] = False,
+    hidden: Annotated[
+        int | None, typer.Option(min=1, show_default="128", help="Gated channels a block.")
+    ] = None,
+    static: Annotated[
+        bool, typer.Option("--static", help="Train without gates, for comparison.")
+    ] = False,
     estimator: Annotated[
         GateEstimator, typer.Option(help="Gradient of the gates.")
     ] = GateEstimator.FAST_SIGMOID,
@@ -50,7 +55,8 @@ def train(
         list[str] | None, typer.Option(help="Corpus to leave out; may be repeated.")
     ] = None,
     init: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Start from these weights.")
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Start from these weights, with their dimensions."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and mixtures.")] = 0,
     distinct: Annotated[
@@ -85,10 +91,19 @@ def train(
 
     from ..audio.corpus import load_corpus
     from ..audio.mixing import MixConfig
+    from ..models.checkpoint import read
     from ..models.conv_fsenet import ConvFSENetConfig
     from ..models.training import TrainConfig, Trainer
 
+    if init is not None and (static or hidden is not None):
+        raise typer.BadParameter(
+            "--init brings its own dimensions", param_hint="--hidden, --static"
+        )
     torch.set_num_threads(threads)
+    if init is None:
+        model = ConvFSENetConfig(hidden_channels=hidden or 128, gated=not static)
+    else:
+        model = ConvFSENetConfig.from_dict(read(init).header["dims"])
     excluded = tuple(exclude or ())
     config = TrainConfig(
         steps=steps,
@@ -102,7 +117,7 @@ def train(
         valid_every=valid_every,
         valid_mixtures=valid_mixtures,
         bf16=bf16,
-        model=ConvFSENetConfig(hidden_channels=hidden, gated=not static, estimator=estimator.value),
+        model=replace(model, estimator=estimator.value),
         mix=MixConfig(seconds=seconds),
     )
     _say("reading the data (the first time it is decoded into a cache)")

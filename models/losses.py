@@ -17,9 +17,9 @@ class LossConfig:
     compression: float = 0.3
     alpha: float = 0.3
     spectral_weight: float = 50.0
-    si_sdr_weight: float = 2.0
+    si_sdr_weight: float = 3.0
     utilisation_weight: float = 40.0
-    pesq_weight: float = 1.0
+    pesq_weight: float = 2.0
 
 
 def compressed_spectral_loss(

@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,15 +124,15 @@ class Trainer:
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         self._before: list[dict[str, Any]] = []
+        network = ConvFSENet(config.model)
         if start_from is not None:
             checkpoint = read(start_from)
-            network = load_network(checkpoint)
             earlier = dict(checkpoint.header.get("training", {}))
             self._before = [*earlier.pop("before", []), earlier]
-            if network.config != config.model:
+            loaded = load_network(checkpoint)
+            if replace(loaded.config, estimator=config.model.estimator) != config.model:
                 raise TrainingError(f"{start_from}: its dimensions are not those of this run")
-        else:
-            network = ConvFSENet(config.model)
+            network.load_state_dict(loaded.state_dict())
         self.network = network.train().to(self.device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         decayed = [p for p in self.network.parameters() if p.ndim >= 2]

@@ -11,6 +11,7 @@ from dynse.audio.mixing import MixConfig, Mixer
 from dynse.models.batches import Batches, MixturePool, normalised
 from dynse.models.checkpoint import read
 from dynse.models.conv_fsenet import ConvFSENetConfig
+from dynse.models.losses import LossConfig
 from dynse.models.training import TrainConfig, Trainer, TrainingError
 
 MODEL = ConvFSENetConfig(
@@ -100,12 +101,12 @@ def test_training_moves_towards_its_goals(corpora, tmp_path):
     mix = MixConfig(seconds=1.0, snr_db=(0.0, 0.0), **dict.fromkeys(names, 0.0))
     run = trainer(
         corpora, tmp_path / "run", steps=80, valid_every=40, anneal_steps=10, batch=4, mix=mix,
-        learning_rate=1e-2,
+        learning_rate=1e-2, loss=LossConfig(pesq_weight=0.0),  # 80 steps are few for that term
     )  # fmt: skip
-    first, second = list(run.run())
-    assert second["valid"]["si_sdr_db"] > first["valid"]["si_sdr_db"]
-    assert second["valid"]["utilisation"] < 0.45
-    assert second["valid"]["dynamic_gates"] > 0.9 * 16 * 3
+    _, last = list(run.run())
+    assert last["valid"]["si_sdr_db"] > 6  # of 0 dB
+    assert last["valid"]["utilisation"] < 0.45
+    assert last["valid"]["dynamic_gates"] > 0.9 * 16 * 3
 
 
 def test_other_settings_do_not_resume_but_more_steps_do(corpora, tmp_path):

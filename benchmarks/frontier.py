@@ -37,16 +37,21 @@ def static(width: int) -> tuple[ConvFSENetConfig, float]:
     return ConvFSENetConfig(residual_channels=width, hidden_channels=width, gated=False), 1.0
 
 
-def pruned(hidden: int, utilisation: float) -> tuple[ConvFSENetConfig, float]:
-    """Gated, 128 residual channels."""
-    return ConvFSENetConfig(hidden_channels=hidden), utilisation
+def pruned(
+    residual: int, hidden: int, units: int, utilisation: float
+) -> tuple[ConvFSENetConfig, float]:
+    """Gated, with `units` hidden units in each gating subnet."""
+    model = ConvFSENetConfig(residual_channels=residual, hidden_channels=hidden, gate_hidden=units)
+    return model, utilisation
 
 
 POINTS = {
     **{f"static-{width}": static(width) for width in (44, 64, 86, 110, 138)},
-    **{f"pruned-{h}-{u:.2f}": pruned(h, u) for h in (128, 256) for u in (0.1, 0.25, 0.5)},
+    **{f"pruned-128x128-{u:.2f}": pruned(128, 128, 16, u) for u in (0.1, 0.25, 0.5)},
+    **{f"pruned-64x192-{u:.2f}": pruned(64, 192, 8, u) for u in (0.1, 0.25, 0.5)},
 }
-"""Static nets of about 3, 6, 10, 16 and 25 MMAC/s; pruned ones of two widths."""
+"""Static nets of about 3, 6, 10, 16 and 25 MMAC/s; pruned ones of two widths: the default one, and
+a narrow one with many hidden channels to choose from."""
 
 VALID_MIXTURES = 192
 
@@ -57,6 +62,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--distinct", type=int, default=64_000, help="mixtures kept for all")
     parser.add_argument("--exclude", action="append", default=[])
     parser.add_argument("--only", action="append", choices=list(POINTS))
     parser.add_argument("--no-train", action="store_true")
@@ -67,14 +73,15 @@ def main() -> None:
     exclude = tuple(arguments.exclude)
     if not arguments.no_train:
         for name in arguments.only or POINTS:
-            train(name, arguments.data, arguments.runs / name, arguments.steps, exclude)
+            config = recipe(name, arguments.steps, arguments.distinct)
+            train(name, config, arguments.data, arguments.runs / name, exclude)
         return
     points = report(arguments.data, arguments.runs, arguments.test, exclude)
     arguments.out.with_suffix(".json").write_text(json.dumps(points, indent=1) + "\n")
     draw(points, arguments.out.with_suffix(".png"))
 
 
-def recipe(name: str, steps: int) -> TrainConfig:
+def recipe(name: str, steps: int, distinct: int) -> TrainConfig:
     """The settings of one point: they differ in the network and its goal alone."""
     model, utilisation = POINTS[name]
     return TrainConfig(
@@ -84,16 +91,18 @@ def recipe(name: str, steps: int) -> TrainConfig:
         valid_every=max(1, steps // 2),
         valid_mixtures=VALID_MIXTURES,
         target_utilisation=utilisation,
+        seed=77,
+        distinct=distinct,
         bf16=True,
         model=model,
     )
 
 
-def train(name: str, data: Path, out: Path, steps: int, exclude: tuple[str, ...]) -> None:
+def train(name: str, config: TrainConfig, data: Path, out: Path, exclude: tuple[str, ...]) -> None:
     """Train one point to its last step, going on from where it stopped."""
     corpora = (load_corpus(data, split, exclude=exclude) for split in ("train", "valid"))
-    trainer = Trainer(recipe(name, steps), *corpora, out)
-    if trainer.step < steps:
+    trainer = Trainer(config, *corpora, out, workers=0)
+    if trainer.step < config.steps:
         for record in trainer.run():
             print(name, json.dumps(record["valid"]), file=sys.stderr, flush=True)
 

@@ -17,7 +17,13 @@ from dynse.models.checkpoint import read, save_network
 from dynse.models.conv_fsenet import ConvFSENet, ConvFSENetConfig
 
 TINY = ConvFSENetConfig(
-    bands=48, linear_bands=24, residual_channels=24, hidden_channels=40, stacks=2, gate_hidden=8
+    bands=48,
+    linear_bands=24,
+    residual_channels=24,
+    hidden_channels=40,
+    stacks=2,
+    dilations=(1, 2, 4),
+    gate_hidden=8,
 )
 
 

@@ -9,12 +9,16 @@ from dynse.models.conv_fsenet import ConvFSENet, ConvFSENetConfig
 from dynse.models.training import inverse, spectrum
 
 
-def test_default_dimensions_are_the_papers():
-    network = ConvFSENet()
+@pytest.mark.parametrize(
+    ("config", "reach"),
+    [(ConvFSENetConfig(), 140), (ConvFSENetConfig(stacks=3, dilations=(1, 2, 4)), 42)],
+    ids=["default", "the paper's"],
+)
+def test_blocks_look_back_as_documented(config, reach):
+    network = ConvFSENet(config)
     assert network.gate_shape == (9, 128)
-    # 9 blocks of (1 + 2 + 4) * 2 past frames in three stacks
-    reach = sum((network.config.kernel - 1) * block.dilation for block in network.blocks)
-    assert reach == 42
+    assert sum(config.reach) == reach
+    assert [block.dilation for block in network.blocks] == [r // 2 for r in config.reach]
 
 
 @pytest.mark.parametrize(("bands", "linear"), [(112, 64), (48, 24), (256, 128), (257, 64)])

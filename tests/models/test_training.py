@@ -15,7 +15,12 @@ from dynse.models.losses import LossConfig
 from dynse.models.training import TrainConfig, Trainer, TrainingError
 
 MODEL = ConvFSENetConfig(
-    bands=32, linear_bands=16, residual_channels=16, hidden_channels=16, stacks=1, gate_hidden=4
+    bands=32,
+    linear_bands=16,
+    residual_channels=16,
+    hidden_channels=16,
+    dilations=(1, 2, 4),
+    gate_hidden=4,
 )
 
 

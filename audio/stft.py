@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 __all__ = [
@@ -123,9 +122,12 @@ class Analysis:
         self._rest = buffer[count * HOP :].copy()
         if not count:
             return np.zeros((0, *self._tail, BINS), np.complex64)
-        views = sliding_window_view(buffer, WINDOW, axis=0)[: count * HOP : HOP]
+        hops = buffer[: (count + 1) * HOP].reshape(count + 1, HOP, *self._tail)
+        pieces = np.concatenate((hops[:-1], hops[1:]), axis=1)  # (l, WINDOW, ...)
+        if self._tail:
+            pieces = np.moveaxis(pieces, 1, -1)
         # numpy < 2 computes in double precision whatever comes in.
-        return np.fft.rfft(views * window()).astype(np.complex64, copy=False)
+        return np.fft.rfft(pieces * window()).astype(np.complex64, copy=False)
 
 
 class Synthesis:
@@ -173,7 +175,9 @@ class Synthesis:
         else:
             hops[0] += self._overlap
         self._overlap = pieces[-1, ..., HOP:].copy()
-        samples = np.moveaxis(hops, -1, 1).reshape(-1, *self._tail)  # (l, HOP, ...) in time order
+        # In time order: (l, HOP, ...).
+        ordered = np.moveaxis(hops, -1, 1) if self._tail else hops
+        samples = ordered.reshape(-1, *self._tail)
         self._given += len(samples)
         return samples
 

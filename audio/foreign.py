@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -14,7 +15,7 @@ import soundfile as sf
 
 from .errors import AudioError, UnsupportedError
 from .formats import Info, Samples, Spec
-from .wav import Bytes, PcmSource, open_wav
+from .wav import MAGIC, Bytes, PcmSource, open_wav
 
 _PIECE = 1024  # frames asked of libsndfile at once; what a damaged end can cost
 
@@ -30,9 +31,14 @@ class SndfileSource:
     """What libsndfile opens; raises its error on opening."""
 
     def __init__(self, file: BinaryIO) -> None:
+        head = os.pread(file.fileno(), 4, 0)
         os.lseek(file.fileno(), 0, os.SEEK_SET)
+        # What is none of these may be an MP3, whose decoder talks to stderr of damaged ones.
+        talks = head not in (b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"riff", *MAGIC)
+        self._hush: Callable[[], AbstractContextManager[None]] = _hush if talks else nullcontext
         # By descriptor, not by name: a name that ends in .raw would be taken for headerless.
-        self._sound = sound = _SequentialFile(file.fileno(), closefd=False)
+        with self._hush():
+            self._sound = sound = _SequentialFile(file.fileno(), closefd=False)
         self._file = file
         frames = sound.frames if sound.frames < 1 << 62 else None
         self.info = Info(sound.samplerate, sound.channels, frames, sound.subtype, sound.format)
@@ -57,7 +63,10 @@ class SndfileSource:
     def _piece(self) -> Samples:
         problem = None
         try:
-            part: Samples = self._sound.read(_PIECE, dtype=self._nothing.dtype.name, always_2d=True)
+            with self._hush():
+                part: Samples = self._sound.read(
+                    _PIECE, dtype=self._nothing.dtype.name, always_2d=True
+                )
         except sf.LibsndfileError as error:
             part, problem = self._nothing, str(error)
         self._count += len(part)
@@ -75,8 +84,27 @@ class SndfileSource:
 
     def close(self) -> None:
         """Close the file."""
-        self._sound.close()
+        with self._hush():
+            self._sound.close()
         self._file.close()
+
+
+@contextmanager
+def _hush() -> Iterator[None]:
+    """Let nobody hear what C libraries say on descriptor 2."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def open_ffmpeg(path: str, why: str) -> PcmSource:

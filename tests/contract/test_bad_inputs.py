@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+INSTALLED = os.path.join(os.path.dirname(sys.executable), "dynse")
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 not_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 
@@ -51,7 +52,7 @@ def results(checkpoint_path, tmp_path_factory):
     (folder / "folder.wav").mkdir()
     (folder / "link.wav").symlink_to("nowhere.wav")
     names = sorted(path.name for path in folder.iterdir() if path.name != "folder.wav")
-    command = [sys.executable, "-m", "dynse", "enhance", *names, "missing.wav", "/proc/self/mem"]
+    command = [INSTALLED, "enhance", *names, "missing.wav", "/proc/self/mem"]
     done = subprocess.run(
         [*command, "-o", "out", "--model", str(checkpoint_path)],
         cwd=folder,
@@ -64,6 +65,55 @@ def results(checkpoint_path, tmp_path_factory):
     assert "Traceback" not in done.stderr
     assert "internal error, " not in done.stderr
     return folder, done.stderr.splitlines()
+
+
+BAD = ["text.wav", "empty.wav", "link.wav", "missing.wav", "/proc/self/mem"]
+
+
+def test_probe_says_the_same_of_all_bad_inputs(results, checkpoint_path, probes_path, strict_json):
+    folder, said = results
+    names = sorted(path.name for path in folder.iterdir() if path.suffix == ".wav")
+    names.remove("folder.wav")
+    done = subprocess.run(
+        [
+            INSTALLED,
+            "probe",
+            "--model",
+            checkpoint_path,
+            "--probes",
+            probes_path,
+            *names,
+            *BAD[3:],
+            "--jsonl",
+            "-j",
+            "2",
+            "--frames",
+        ],
+        cwd=folder,
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    lines = done.stderr.decode().splitlines()
+    assert sorted(line for line in lines if line.startswith(tuple(BAD))) == sorted(
+        line for line in said if line.startswith(tuple(BAD))
+    )
+    reports = {report["path"]: report for report in map(strict_json, done.stdout.splitlines())}
+    assert list(reports) == [*names, *BAD[3:]]
+    assert sorted(name for name, r in reports.items() if r["status"] == "error") == sorted(BAD)
+    codes = {
+        name: {warning["code"] for warning in report["warnings"]}
+        for name, report in reports.items()
+    }
+    for name, code in {
+        "zero_frames": "empty", "silence": "silence", "full_scale": "clipped",
+        "beyond_full_scale": "clipped", "non_finite": "non_finite", "truncated": "truncated",
+        "wrong_size": "truncated", "huge_double": "non_finite",
+    }.items():  # fmt: skip
+        assert code in codes[f"{name}.wav"], name
+    assert not codes["piped.wav"] & {"truncated", "wrong_size"}
+    assert reports["one_sample.wav"]["audio"]["frames"] == 1
 
 
 def enhanced(results, name):
@@ -227,6 +277,18 @@ def test_read_only_target_and_unreadable_file(dynse):
     done = dynse("in.wav", "-o", "x.wav")
     assert done.returncode == 1
     assert "Permission denied" in done.text
+
+
+@pytest.mark.parametrize("do", ["enhance", "probe"])
+def test_decoders_do_not_talk_of_damaged_files(dynse, noise, do):
+    """Libmpg123 complains on stderr; ours is one line a file."""
+    data = bytearray(dynse.write("a.mp3", noise(16000), 16000, "MPEG_LAYER_III").read_bytes())
+    data[600:900] = b"\xff" * 300
+    (dynse.folder / "a.mp3").write_bytes(data[:-700])
+    (dynse.folder / "b.mp3").write_bytes(b"\xff\xfb\x90\x64" + bytes(2000))
+    done = dynse("a.mp3", "b.mp3", *(["-o", "out"] if do == "enhance" else ["--csv"]), do=do)
+    assert not [line for line in done.lines if not line.startswith(("a.mp3", "b.mp3", "dynse: "))]
+    assert "mpg123" not in done.text
 
 
 def test_a_refused_second_output_leaves_none(here, dynse):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -158,6 +159,50 @@ def test_probe_reads_pipes_lists_globs_and_shards(dynse, speech, strict_json):
     lines = [dynse.probe(".", "-r", "--jsonl", "--shard", f"{k}/2").stdout for k in (1, 2)]
     assert sum(part.count(b"\n") for part in lines) == 5
     assert dynse.probe("a b.wav", "--rate", 8000).returncode == 2
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_probe_reads_what_enhance_reads(dynse, noise, strict_json):
+    """Any rate, channels, sample format and container."""
+    kinds = {
+        "4k.wav": (4000, 1, "PCM_U8"), "8k.wav": (8000, 2, "ULAW"), "11k.wav": (11025, 1, "ALAW"),
+        "44k.flac": (44100, 2, "PCM_24"), "48k.wav": (48000, 6, "FLOAT"),
+        "96k.w64": (96000, 1, "PCM_32"), "384k.rf64": (384000, 1, "DOUBLE"),
+        "64ch.wav": (8000, 64, "PCM_16"), "v.ogg": (22050, 2, "VORBIS"),
+        "m.mp3": (44100, 2, "MPEG_LAYER_III"), "a.aiff": (32000, 1, "PCM_16"),
+    }  # fmt: skip
+    for name, (rate, channels, subtype) in kinds.items():
+        dynse.write(name, noise(rate // 4, channels), rate, subtype)
+    make = ["ffmpeg", "-nostdin", "-v", "error", "-i", "44k.flac", "a.m4a"]
+    subprocess.run(make, cwd=dynse.folder, check=True)
+    done = dynse.probe(*kinds, "a.m4a", "--jsonl", "-q")
+    assert (done.returncode, done.text) == (0, "")
+    for line in done.stdout.splitlines():
+        report = strict_json(line)
+        rate, channels, subtype = kinds.get(report["path"], (44100, 2, "COMPRESSED"))
+        audio = report["audio"]
+        assert (audio["sample_rate"], audio["channels"], audio["subtype"]) == (
+            rate, channels, subtype
+        )  # fmt: skip
+        if subtype not in ("COMPRESSED", "MPEG_LAYER_III"):
+            assert audio["frames"] == rate // 4
+        narrow = "narrowband" in {warning["code"] for warning in report["warnings"]}
+        assert narrow == (rate < 16000)
+
+
+def test_probe_never_touches_stdin_unless_named(dynse):
+    for name in "ab":
+        dynse.write(f"{name}.wav")
+    command = " ".join(f"'{part}'" for part in dynse.command(do="probe"))
+    done = subprocess.run(
+        ["bash", "-c", f'while read -r f; do {command} "$f" --csv; done'],
+        input=b"a.wav\nb.wav\n",
+        cwd=dynse.folder,
+        check=True,
+        timeout=60,
+        capture_output=True,
+    )
+    assert (done.stdout.count(b",ok,"), done.stderr) == (2, b"")
 
 
 def test_assert_exits_3_and_a_failed_input_1(dynse, speech):

@@ -1,8 +1,8 @@
 """Times one peer in its own environment: python peer.py NAME FILE.wav, a line on stdin a run.
 
-Prints the peer's version, then the seconds of each run, loading and warm-up not counted. Run by
-`benchmarks.speed` with the interpreter of a virtual environment that has the peers; needs nothing
-of dynse, so that their dependencies and ours cannot meet.
+Prints the peer's version, then the seconds of processor time of each run, loading and warm-up not
+counted. Run by `benchmarks.speed` with the interpreter of a virtual environment that has the peers;
+needs nothing of dynse, so that their dependencies and ours cannot meet.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def main() -> None:
     run()
     print(importlib.metadata.version(name), flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        print(time.perf_counter() - start, flush=True)
+        print(time.process_time() - start, flush=True)
 
 
 if __name__ == "__main__":

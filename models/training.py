@@ -32,7 +32,9 @@ from .losses import (
     LossConfig,
     compressed_spectral_loss,
     difficulty,
+    intelligibility_loss,
     si_sdr_loss,
+    third_octaves,
     utilisation_loss,
 )
 from .perceptual import PerceptualDistance
@@ -152,6 +154,7 @@ class Trainer:
         if compiled:
             self._objective = torch.compile(self._losses)
         self.perceptual = PerceptualDistance().to(self.device)
+        self._octaves = third_octaves().to(self.device)
         mixer = Mixer(train, config.mix, config.seed)
         kept = None
         if config.distinct:
@@ -225,13 +228,17 @@ class Trainer:
         gates = out.gates.float()
         utilisation = utilisation_loss(gates, target) if self.config.model.gated else 0 * spectral
         pesq = self.perceptual.loss(estimate, clean) if loss.pesq_weight else 0 * spectral
+        intelligibility = 0 * spectral
+        if loss.intelligibility_weight:
+            intelligibility = intelligibility_loss(estimate, clean, self._octaves)
         total = (
             loss.spectral_weight * spectral
             + loss.si_sdr_weight * si_sdr
             + loss.utilisation_weight * utilisation
             + loss.pesq_weight * pesq
+            + loss.intelligibility_weight * intelligibility
         )
-        return total, spectral, si_sdr, utilisation, pesq
+        return total, spectral, si_sdr, utilisation, pesq, intelligibility
 
     def _train_step(self, noisy: Tensor, clean: Tensor) -> None:
         rate, target_mean = self._schedule()
@@ -251,7 +258,7 @@ class Trainer:
         self.optimiser.zero_grad()
         self.step += 1
         self._update_average()
-        names = ("total", "spectral", "si_sdr", "utilisation", "pesq")
+        names = ("total", "spectral", "si_sdr", "utilisation", "pesq", "intelligibility")
         for name, value in zip(names, losses, strict=True):
             old = self._statistics.get(name, value.item())
             self._statistics[name] = old + 0.01 * (value.item() - old)

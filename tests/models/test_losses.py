@@ -1,14 +1,24 @@
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from dynse.audio.metrics import stoi
+from dynse.audio.mixing import mix_at_snr, synthetic_noise
+from dynse.models.evaluation import load_mono
 from dynse.models.losses import (
     compressed_spectral_loss,
     difficulty,
+    intelligibility_loss,
     si_sdr_loss,
+    third_octaves,
     utilisation_loss,
 )
+from dynse.models.training import spectrum
+
+SAMPLES = Path(__file__).parents[2] / "samples" / "clean"
 
 
 def ri(x: torch.Tensor) -> torch.Tensor:
@@ -39,6 +49,30 @@ def test_si_sdr_loss_of_a_known_ratio_and_any_scale():
     assert loss.item() == pytest.approx(-1.0, abs=0.02)
     assert si_sdr_loss(ri(s), ri(s)).item() == pytest.approx(-3.0, abs=0.01)  # the ceiling
     assert si_sdr_loss(ri(n), torch.zeros(1, 400, 40, 2)).item() == 0
+
+
+def test_intelligibility_loss_follows_estoi():
+    rng = np.random.default_rng(0)
+    octaves = third_octaves()
+    losses, expected = [], []
+    for name in ("hiss_female", "hum_male"):
+        clean = load_mono(SAMPLES / f"{name}.wav")
+        reference = ri(spectrum(torch.from_numpy(clean)[None]))
+        for snr_db in (-10, -5, 0, 5, 10, 20):
+            noisy, _ = mix_at_snr(clean, synthetic_noise(rng, len(clean))[0], snr_db)
+            estimate = ri(spectrum(torch.from_numpy(noisy)[None]))
+            losses.append(intelligibility_loss(estimate, reference, octaves).item())
+            expected.append(1 - stoi(clean, noisy, extended=True))
+        assert intelligibility_loss(0.1 * reference, reference, octaves).item() < 0.01
+    assert np.corrcoef(losses, expected)[0, 1] > 0.9
+
+
+def test_intelligibility_loss_of_silence_is_nothing_and_has_finite_gradients():
+    estimate = torch.randn(2, 40, 257, 2, requires_grad=True)
+    loss = intelligibility_loss(estimate, torch.zeros(2, 40, 257, 2), third_octaves())
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.isfinite(estimate.grad).all()
 
 
 def test_difficulty_follows_speech_and_snr():

@@ -106,6 +106,7 @@ class Pipe:
             if early is None and received > 60 * RATE * FRAME:
                 early = peak_mb(self.process.pid)
         thread.join()
+        out.close()
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         # What comes with the end was held back only because nothing pushed it.

@@ -152,16 +152,18 @@ def _do(
 
 @contextmanager
 def _interruptible(pool: list[Pool]) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt, and the second end all at once."""
+    """Let the first Ctrl-C, SIGTERM or SIGHUP raise KeyboardInterrupt, the second end all at once.
+
+    SIGHUP is what a closed terminal sends.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # What is ignored, as Ctrl-C is in a shell's background jobs, stays so.
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if signal.getsignal(number) not in (signal.SIG_IGN, None)
-    ]
+    # What is ignored, as Ctrl-C is in a shell's background jobs and SIGHUP by nohup, stays so.
+    wanted = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
+    numbers = {
+        number for number in wanted if signal.getsignal(number) not in (signal.SIG_IGN, None)
+    }
 
     def first(*_: object) -> None:
         for number in numbers:

@@ -21,6 +21,9 @@ from ..audio.suffixes import READABLE, WRITABLE
 HEADERLESS = (".raw", ".pcm")
 """Suffixes of outputs without a header, which only `--raw` writes."""
 
+_FOLDS_CASE = sys.platform in ("darwin", "win32")
+"""Whether a.wav and A.wav are one file, as they are with the usual settings of these systems."""
+
 
 class RefusedError(DynseError):
     """Nothing can be done in the way that was asked for; ends in exit code 2."""
@@ -298,13 +301,14 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         if job.target == "-":
             continue
         place = os.path.realpath(job.target)
+        key = place.casefold() if _FOLDS_CASE else place
         if place in sources:
             raise typer.BadParameter(
                 f"{job.target} is an input; inputs are never overwritten", param_hint="-o"
             )
-        if place in owners:
+        if key in owners:
             raise typer.BadParameter(
-                f"{owners[place]} and {job.source} would both become {job.target}",
+                f"{owners[key]} and {job.source} would both become {job.target}",
                 param_hint="-o",
             )
-        owners[place] = job.source
+        owners[key] = job.source

@@ -270,3 +270,23 @@ def test_a_zero_stretch_does_not_stay_in_the_state(dynse, samples):
     first, second = y[: len(x)][rate:], y[-len(x) :][rate:]
     ratio = np.mean(second**2) / np.mean(first**2)
     assert abs(10 * np.log10(ratio)) < 1
+
+
+def test_names_that_a_file_system_may_not_tell_apart(here, dynse, monkeypatch, capsys):
+    from dynse.cli import planning
+
+    dynse.write("p/a.wav")
+    dynse.write("q/A.wav")
+    monkeypatch.setattr(planning, "_FOLDS_CASE", True)
+    assert here("p", "q", "-o", "out") == 2
+    assert "would both become" in " ".join(capsys.readouterr().err.split())
+    monkeypatch.setattr(planning, "_FOLDS_CASE", False)
+    assert here("p", "q", "-o", "out", "-q") == 0
+    assert dynse.files("out") == ["A.wav", "a.wav"]
+
+
+def test_a_picture_does_not_replace_a_device(here, dynse, capsys):
+    dynse.write("a.wav")
+    assert here("a.wav", "-o", "b.wav", "--plot", "/dev/null", "--overwrite") == 1
+    assert "/dev/null: it is a device or a pipe" in capsys.readouterr().err
+    assert not os.path.isfile("/dev/null")

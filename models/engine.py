@@ -8,21 +8,21 @@ Two kernels do the same step on the same weights:
 * NumPy, where there was no compiler at installation: a hundred times slower (0.5 ms a frame), still
   well under real time.
 
-How the frames of a file share work was tried with 64 frames a call, weights of dynse-25,
-utilisation 0.28 (microseconds a frame, best of 60 interleaved runs on a busy machine; all gates
+How the frames of a file share work was tried with 64 frames a call, weights of dynse-25 and
+utilisation 0.30 (microseconds of processor time a frame, median of 30 interleaved runs; all gates
 open in brackets):
 
-    each frame gathers its own open channels          8.7 (23.2)
-    two frames share the union of theirs, 0.31        6.4  (9.2)
-    four frames, 0.36                                 5.7  (9.3)   taken
-    a frame's own channels where that reads less      6.9 (11.1)   than four frames' union
+    each frame gathers its own open channels          6.5 (14.5)
+    two frames share the union of theirs, 0.33        6.1 (11.6)
+    four frames, 0.38                                 5.8  (9.2)   taken
 
-Runs of equal masks do not pay: only 9 % of a block's frames have the mask of the frame before,
-7 of 128 gates changing from one to the next. One product over a longer union does not either: 16
-frames open 0.52 of the channels between them, 64 frames 0.70. With one frame a call there is only
-the first way. What is left when all gates are closed is the front and back end, the features and
-the gating subnets: half of the time at utilisation 0.28, and why the ratio of dense to pruned time
-is below that of the MACs.
+Four it is, open or closed: weights are then read for four frames at a time, which is why the
+ratio of all-open to pruned time is below that of the products, 2.2, where it was above with each
+frame by itself. With one frame a call that is the only way: 11.3 (23.5). Runs of equal masks do
+not pay: only 9 % of a block's frames have the mask of the frame before, 7 of 128 gates changing
+from one to the next. Nor does one product over a longer union: 16 frames open 0.52 of the channels
+between them, 64 frames 0.70. With all gates closed a frame takes 2.8 (7.1 alone): front and back
+end, features, gating subnets, depthwise convolutions.
 
 Each output is summed in one order whatever a call brings, so any way of cutting a recording gives
 the same bits.
@@ -52,7 +52,7 @@ Array = NDArray[np.float32]
 LANES = 16
 """Widths are padded to multiples of this with zero weights, which the kernels do not see."""
 
-_LAYOUT = 2  # of the buffers that native/ reads
+_LAYOUT = 3  # of the buffers that native/ reads
 if _engine is not None and getattr(_engine, "LAYOUT", 1) != _LAYOUT:  # a checkout after a pull
     warnings.warn("the compiled kernel is outdated: pip install -e . again", stacklevel=2)
     _engine = None  # type: ignore[assignment]
@@ -68,8 +68,8 @@ class State:
 
     Attributes
     ----------
-    memory : flat float32: frames heard, level, noise floor, and a block's rings: the last units of
-        its gating subnet, the last activations before its depthwise convolution.
+    memory : flat float32: frames heard and level (in LANES), noise floor, and a block's rings: the
+        last units of its gating subnet, the last activations before its depthwise convolution.
     sums : (I, H) float64, running sums of the units, exact for all that sound can bring.
     clock : frames so far.
     scratch : room for the C kernel, so that a step allocates none; holds nothing between steps.
@@ -82,9 +82,9 @@ class State:
 
     def copy(self) -> State:
         """State to come back to."""
-        return State(
-            self.memory.copy(), self.sums.copy(), self.clock.copy(), np.empty_like(self.scratch)
-        )
+        memory = _aligned(self.memory.size)
+        memory[:] = self.memory
+        return State(memory, self.sums.copy(), self.clock.copy(), _aligned(self.scratch.size))
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ class _Network:
                 weights = getattr(block, name)
                 parts.append(_panels(weights) if name == "expand" else weights)
         parts += [self.back_bias, _panels(self.back), _banded(self.spread)[1]]
-        return np.concatenate([np.ascontiguousarray(part).ravel() for part in parts])
+        flat = [np.ascontiguousarray(part).ravel() for part in parts]
+        return np.concatenate(flat, out=_aligned(sum(part.size for part in flat)))
 
 
 class Engine:
@@ -185,15 +186,15 @@ class Engine:
     def initial_state(self) -> State:
         """State before the first frame of a recording."""
         network, reach = self._network, self._taps - 1
-        size = 2 + len(network.used) + sum(network.windows) * self._gate_hidden
+        size = LANES + len(network.used) + sum(network.windows) * self._gate_hidden
         size += sum(reach * d for d in network.dilations) * self._hidden
+        memory = _aligned(size)
+        memory[:] = 0
         return State(
-            memory=np.zeros(size, np.float32),
+            memory=memory,
             sums=np.zeros((len(network.blocks), self._gate_hidden)),
             clock=np.zeros(1, np.int64),
-            scratch=np.empty(
-                _engine.scratch_size(self._shape) if self._compiled else 0, np.float32
-            ),
+            scratch=_aligned(_engine.scratch_size(self._shape) if self._compiled else 0),
         )
 
     def enhance(self, samples: ArrayLike, sample_rate: int = SAMPLE_RATE) -> NDArray[Any]:
@@ -267,7 +268,7 @@ class Engine:
         power = spectrum.real**2 + spectrum.imag**2
         c = (power @ net.pool) ** exponent
         mean = np.float32(c @ net.used)
-        floor = memory[2 : 2 + bands]
+        floor = memory[LANES : LANES + bands]
         if mean > 0:
             memory[0] += 1
             memory[1] += max(1 / memory[0], slow) * (mean - memory[1])
@@ -276,7 +277,7 @@ class Engine:
         level = memory[1] if memory[1] > 0 else np.float32(1)
         x = np.concatenate([c, floor]) / level @ net.front + net.front_bias
         x = np.where(x > 0, x, net.front_slope * x)
-        at = 2 + bands
+        at = LANES + bands
         for i, (w, dilation) in enumerate(zip(net.blocks, net.dilations, strict=True)):
             window, reach = net.windows[i], (self._taps - 1) * dilation
             pooling = memory[at : at + window * self._gate_hidden].reshape(window, -1)
@@ -404,6 +405,13 @@ def _fold(dims: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> _Network:
     if unused:
         raise ValueError(f"unknown tensors {', '.join(sorted(unused))}")
     return network
+
+
+def _aligned(size: int) -> Array:
+    """(size,) float32, uninitialised, at an address that no vector straddles a cache line from."""
+    room = np.empty(size + LANES, np.float32)
+    start = -room.ctypes.data // 4 % LANES
+    return room[start : start + size]
 
 
 def _panels(x: Array) -> Array:

@@ -8,7 +8,7 @@
 
 #include "engine.h"
 
-#define LAYOUT 2 /* of the buffers; engine.py wants the same */
+#define LAYOUT 3 /* of the buffers; engine.py wants the same */
 
 uint16_t dynse_positions[256][8];
 uint8_t dynse_how_many[256];
@@ -48,7 +48,7 @@ static size_t weight_count(const Shape *s) {
 }
 
 static size_t state_count(const Shape *s) {
-    size_t n = 2 + s->bands;
+    size_t n = LANES + s->bands;
     for (int i = 0; i < s->blocks; i++)
         n += (size_t)(s->taps - 1) * s->dilations[i] * s->hidden +
              (size_t)s->windows[i] * s->gate_hidden;

@@ -26,6 +26,7 @@ typedef uint16_t eight __attribute__((vector_size(16), aligned(2)));
 
 /* Sums that are held in registers at a time: AVX-512 has 32 registers, AVX2 and SSE2 16. */
 #define ROOM (WIDTH == 16 ? 16 : 8)
+#define MANY (ROOM / 2) /* frames that share the reading of a dense layer's weights */
 
 #define INLINE static inline __attribute__((always_inline))
 /* Or the compiler takes the elements out of the register, one by one, at more cost. */
@@ -148,7 +149,7 @@ INLINE vec sigmoid(vec x) {
 INLINE void dense_piece(const int T, const int panels, const int vecs, float *y, size_t y_step,
                         const float *x, size_t x_step, const float *bias, const float *rows,
                         size_t n, size_t panel) {
-    vec sum[8];
+    vec sum[ROOM];
     for (int p = 0; p < panels; p++)
         for (int t = 0; t < T; t++)
             for (int j = 0; j < vecs; j++)
@@ -170,13 +171,20 @@ INLINE void dense_piece(const int T, const int panels, const int vecs, float *y,
  * cache for all of them; a frame alone takes four panels at once, or it would wait for sums. */
 INLINE void dense(int N, float *y, size_t y_step, const float *x, size_t x_step,
                   const float *bias, const float *rows, size_t n, int width) {
-    const int whole = N - N % TILE, panels = width / PANEL;
-    for (int p = 0; p < panels; p++)
-        for (int at = p * PANEL; at < (p + 1) * PANEL; at += 2 * WIDTH)
-            for (int t = 0; t < whole; t += TILE)
-                dense_piece(TILE, 1, 2, y + t * y_step + at, y_step, x + t * x_step, x_step,
-                            bias + at, rows + p * n * PANEL + at % PANEL, n, PANEL);
-    for (int t = whole; t < N; t++)
+    const int panels = width / PANEL;
+    int whole = 0;
+    for (int at = 0; at < panels * PANEL; at += 2 * WIDTH) {
+        const float *columns = rows + at / PANEL * n * PANEL + at % PANEL;
+        int t = 0;
+        for (; t + MANY <= N; t += MANY)
+            dense_piece(MANY, 1, 2, y + t * y_step + at, y_step, x + t * x_step, x_step, bias + at,
+                        columns, n, PANEL);
+        for (; t + TILE <= N; t += TILE)
+            dense_piece(TILE, 1, 2, y + t * y_step + at, y_step, x + t * x_step, x_step, bias + at,
+                        columns, n, PANEL);
+        whole = t;
+    }
+    for (int t = whole; t < N && panels; t++)
         for (int in = 0; in < PANEL; in += 2 * WIDTH) {
             int p = 0;
             for (; p + 4 <= panels; p += 4)
@@ -186,15 +194,15 @@ INLINE void dense(int N, float *y, size_t y_step, const float *x, size_t x_step,
                 dense_piece(1, 1, 2, y + t * y_step + p * PANEL + in, y_step, x + t * x_step,
                             x_step, bias + p * PANEL + in, rows + p * n * PANEL + in, n, PANEL);
         }
-    if (width == panels * PANEL) return;
     for (int at = panels * PANEL; at < width; at += WIDTH) { /* half a panel, LANES wide */
-        const float *half = rows + panels * n * PANEL + at % PANEL;
-        for (int t = 0; t < whole; t += TILE)
-            dense_piece(TILE, 1, 1, y + t * y_step + at, y_step, x + t * x_step, x_step, bias + at,
-                        half, n, LANES);
-        for (int t = whole; t < N; t++)
+        const float *columns = rows + panels * n * PANEL + at % PANEL;
+        int t = 0;
+        for (; t + MANY <= N; t += MANY)
+            dense_piece(MANY, 1, 1, y + t * y_step + at, y_step, x + t * x_step, x_step, bias + at,
+                        columns, n, LANES);
+        for (; t < N; t++)
             dense_piece(1, 1, 1, y + t * y_step + at, y_step, x + t * x_step, x_step, bias + at,
-                        half, n, LANES);
+                        columns, n, LANES);
     }
 }
 
@@ -413,9 +421,9 @@ static const float *take(const float **at, size_t n) {
 INLINE void banded_piece(const int T, const Banded *m, float *y, size_t y_step, size_t width,
                          const float *x, size_t x_step, const float *rows) {
     for (size_t g = 0; g < m->groups; rows += m->count[g++] * LANES) {
-        float part[TILE][LANES];
+        float part[MANY][LANES];
         for (int at = 0; at < LANES; at += WIDTH) {
-            vec sum[TILE];
+            vec sum[MANY];
             for (int t = 0; t < T; t++) sum[t] = (vec){0};
             for (int i = 0; i < m->count[g]; i++) {
                 vec w = load(rows + i * LANES + at);
@@ -431,9 +439,9 @@ INLINE void banded_piece(const int T, const Banded *m, float *y, size_t y_step, 
 INLINE void banded(int N, const Banded *m, float *y, size_t y_step, size_t width, const float *x,
                    size_t x_step, const float *rows) {
     for (int t = 0, frames; t < N; t += frames) {
-        frames = N - t < TILE ? 1 : TILE;
-        if (frames == TILE)
-            banded_piece(TILE, m, y + t * y_step, y_step, width, x + t * x_step, x_step, rows);
+        frames = N - t < MANY ? 1 : MANY;
+        if (frames == MANY)
+            banded_piece(MANY, m, y + t * y_step, y_step, width, x + t * x_step, x_step, rows);
         else
             banded_piece(1, m, y + t * y_step, y_step, width, x + t * x_step, x_step, rows);
     }
@@ -450,7 +458,7 @@ INLINE void power_spectrum(const float *spectrum, int bins, float *power) {
 INLINE void features(const Shape *s, const float *used, const float *constants, float *state,
                      float *out) {
     const int b = s->bands;
-    float *floor_ = state + 2;
+    float *floor_ = state + LANES;
     vec sum = {0};
     for (int i = 0; i < b; i += WIDTH) {
         vec c = power_of(load(out + i), constants[0], constants[1]);
@@ -498,7 +506,7 @@ void RUN(RUN_ARGUMENTS) {
         }
 
     const size_t step = s->gated ? (size_t)s->blocks * C : 0;
-    float *memory = state + 2 + b;
+    float *memory = state + LANES + b;
     if (!s->gated)
         for (size_t i = 0; i < N * C; i++) m->score[i] = 1;
     for (int i = 0; i < s->blocks; i++) {

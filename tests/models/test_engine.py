@@ -177,16 +177,21 @@ def test_kernel_refuses_buffers_of_wrong_size(engine):
         engine.step(np.zeros((1, 257), np.complex64), state)
 
 
-def test_enhancing_imports_no_training_library(checkpoint_path, tmp_path, speechlike):
+@pytest.mark.parametrize("command", ["enhance", "probe"])
+def test_running_imports_no_training_library(
+    command, checkpoint_path, probes_path, tmp_path, speechlike
+):
     import soundfile
 
     soundfile.write(tmp_path / "x.wav", speechlike, 16000)
+    arguments = [command, str(tmp_path / "x.wav"), "--model", str(checkpoint_path)]
+    if command == "probe":
+        arguments += ["--json", "--probes", str(probes_path)]
     code = (
         "import sys\n"
         "from dynse.cli.app import _run\n"
-        f"code = _run(['enhance', {str(tmp_path / 'x.wav')!r}, '--model', "
-        f"{str(checkpoint_path)!r}])\n"
-        "heavy = {'torch', 'librosa', 'sklearn', 'pyworld', 'scipy', 'numba'}\n"
+        f"code = _run({arguments!r})\n"
+        "heavy = {'torch', 'librosa', 'sklearn', 'pyworld', 'scipy', 'numba', 'pesq', 'pystoi'}\n"
         "sys.exit(code or ' '.join(heavy & set(sys.modules)) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -53,6 +53,10 @@ class Features:
         binary = x.dtype == np.uint8
         return cls(np.packbits(x, axis=1) if binary else x.astype(np.float16), x.shape[1], binary)
 
+    def head(self, frames: int) -> Features:
+        """The first rows."""
+        return Features(self._stored[:frames], self.width, self.binary)
+
     def __len__(self) -> int:
         return len(self._stored)
 
@@ -94,9 +98,10 @@ class Features:
         columns: Sequence[int] | NDArray[np.int64] | None = None,
         spans: Spans = AT_ONCE,
         size: int = _BLOCK,
+        each: int = 1,
     ) -> Iterator[tuple[slice, Float32]]:
-        """All rows, `size` at a time, with their place."""
-        for first in range(0, len(self), size):
+        """All rows, or one block of `each`, `size` at a time, with their place."""
+        for first in range(0, len(self), size * each):
             last = min(first + size, len(self))
             yield slice(first, last), self.block(first, last, columns, spans)
 

@@ -21,7 +21,7 @@ from ..audio.corpus import CorpusError, load_corpus
 from ..audio.stft import HOP, SAMPLE_RATE
 from ..models.compute import count_macs
 from ..models.engine import Engine
-from . import fitting, targets
+from . import calibration, fitting
 from .data import LabelledStream, Say, StreamConfig, build_stream, enhanced_targets
 from .features import Features, collect, informative
 from .fitting import Linear, Task
@@ -176,22 +176,19 @@ def fit_probes(
     manifest = load_manifest(data)
     if manifest is not None:
         tasks = manifest.tasks
-        splits = {split: _listed(manifest, split, engine, say) for split in SPLITS}
-    else:
-        splits = {
-            split: load_split(
-                data, split, engine, minutes, pesq_minutes=pesq_minutes, seed=seed, jobs=jobs,
-                exclude=exclude, say=say,
-            )
-            for split in SPLITS
-        }  # fmt: skip
-    train, valid = splits["train"], splits["valid"]
+
+    def load(split: str) -> Split | None:
+        if manifest is not None:
+            return _listed(manifest, split, engine, say)
+        return load_split(
+            data, split, engine, minutes, pesq_minutes=pesq_minutes, seed=seed, jobs=jobs,
+            exclude=exclude, say=say,
+        )  # fmt: skip
+
+    train, valid = load("train"), load("valid")
     assert train is not None
-    held_out_name = "test" if splits["test"] else "valid"
-    held_out = splits["test"] or valid
-    for split in (valid, held_out):
-        if split is not None and split.stream is not train.stream:
-            split.stream.align(train.stream.classes)
+    if valid is not None:
+        valid.stream.align(train.stream.classes)
     kept = informative(train.masks)
     if not len(kept):
         raise ProbesError(f"no gate of {engine.name!r} changes on this data")
@@ -209,18 +206,28 @@ def fit_probes(
     say(f"choosing {count} of {len(kept)} gates")
     shipped = [task for task in usable if not task.experiment]
     columns = fitting.select(train.stream, train.masks, kept, shipped or usable, count)
+    # Without a split to score on, the one to choose on is kept for it.
+    choose = valid if _exists(data, "test", manifest, exclude) else None
+    l2 = fitting.L2_GRID if choose is not None else 100.0
     models: list[Linear] = []
-    scores: dict[str, dict[str, Any]] = {}
-    confusion = {}
-    choose = (valid.stream, valid.masks) if valid is not None and valid is not held_out else None
     for task in usable:
         say(f"fitting {task.title or task.name}")
-        l2 = fitting.L2_GRID if choose is not None else 100.0
-        model = fitting.fit_task(train.stream, train.masks, task, columns, l2, choose)
-        models.append(model)
+        pair = (choose.stream, choose.masks) if choose is not None else None
+        models.append(fitting.fit_task(train.stream, train.masks, task, columns, l2, pair))
+    held_out = load("test")  # which nothing above has looked at
+    held_out_name = "test" if held_out is not None else "valid"
+    held_out = held_out or valid
+    if held_out is not None and held_out is not valid:
+        held_out.stream.align(train.stream.classes)
+    say("scoring")
+    scores: dict[str, dict[str, Any]] = {}
+    confusion = {}
+    head = _head(train)
+    for model in models:
+        task = model.task
         baseline = fitting.majority_or_mean(train.stream, task)
         scores[task.name] = {"l2": model.l2, "spans": task.spans}
-        for label, split in (("train", train), ("held_out", held_out)):
+        for label, split in (("train", head), ("held_out", held_out)):
             if split is not None and fitting.truth(split.stream, task)[0].any():
                 found = fitting.score(split.stream, split.masks, model, baseline)
                 scores[task.name][label] = _finite(found)
@@ -238,30 +245,44 @@ def fit_probes(
         "gates": {"read": len(columns), "informative": len(kept), "tau": 0.005,
                   "all": train.masks.width},
         "data": {
-            "minutes": {k: s.minutes for k, s in splits.items() if s is not None},
+            "minutes": {
+                name: split.minutes
+                for name, split in (("train", train), ("valid", valid), ("test", held_out))
+                if split is not None and (name != "test" or held_out_name == "test")
+            },
             "seed": seed,
             "excluded": list(exclude),
             "licenses": train.licenses,
         },
         "skipped": skipped,
-        "calibration": _calibration(train, models) if manifest is None else {},
+        "recordings": {},
+        "clean_from_db": None,
         "experiments": {m.task.name: scores[m.task.name] for m in models if m.task.experiment},
         "versions": {
             "python": platform.python_version(),
             **{x: version(x) for x in ("numpy", "scikit-learn", "librosa", "pyworld", "pesq")},
         },
     }  # fmt: skip
-    evidence = {m.task.name: _evidence(valid or train, m, manifest is None) for m in models}
+    judge = valid or train
+    least = 30 if manifest is None else 1
+    evidence = {
+        model.task.name: calibration.evidence(judge.stream, judge.masks, model, least)
+        for model in models
+    }
     probes, first = [], 0
     product = [model for model in models if not model.task.experiment]
     if manifest is not None:
         product = [replace(model, task=replace(model.task, spans=SPANS)) for model in product]
+    for model in list(product):
+        if manifest is None and model.task.name.startswith("snr_"):
+            product += _of_recordings(train, valid, held_out, model, columns, header)
     for model in product:
         task = model.task
         probes.append(
             Probe(
                 task.name, task.kind, model.classes, task.spans, task.limits, task.link, first,
-                len(model.bias), task.summary or task.rows, evidence[task.name], scores[task.name],
+                len(model.bias), task.summary or task.rows, evidence.get(task.name, 1.0),
+                scores.get(task.name),
             )
         )  # fmt: skip
         first += probes[-1].columns
@@ -270,6 +291,28 @@ def fit_probes(
     digest = save_probes(target, header, probes, columns, weights, bias)
     took = time.perf_counter() - started
     return FitReport(digest, header, scores, tuple(tasks), skipped, confusion, took)
+
+
+def _exists(
+    data: Path | str, split: str, manifest: Manifest | None, exclude: Sequence[str]
+) -> bool:
+    if manifest is not None:
+        return bool(manifest.of(split))
+    try:
+        corpus = load_corpus(data, split, exclude=tuple(exclude))
+    except CorpusError:
+        return False
+    return bool(corpus.speech and corpus.noise)
+
+
+def _head(split: Split) -> Split:
+    """The first half an hour, which is enough to be scored."""
+    frames = min(split.stream.frames, round(30 * 60 * SAMPLE_RATE) // HOP)
+    stream = replace(
+        split.stream, labels=dict(split.stream.labels), targets=dict(split.stream.targets)
+    )
+    stream.cut(frames)
+    return Split(stream, {"masks": split.masks.head(frames)}, split.licenses)
 
 
 def _listed(manifest: Manifest, split: str, engine: Engine, say: Say) -> Split | None:
@@ -291,6 +334,30 @@ def _confusion(split: Split, model: Linear) -> NDArray[np.int64]:
     matrix = np.zeros((len(model.classes), len(model.classes)), np.int64)
     np.add.at(matrix, (y[rows], logs.argmax(axis=1)), 1)
     return matrix
+
+
+def _of_recordings(
+    train: Split,
+    valid: Split | None,
+    held_out: Split | None,
+    model: Linear,
+    columns: NDArray[np.int64],
+    header: dict[str, Any],
+) -> list[Linear]:
+    """The SNR probe of whole recordings beside that of frames; notes its scores in the header."""
+    parts = [(split.stream, split.masks) for split in (train, valid) if split is not None]
+    found = calibration.recording_snr(
+        parts[0], parts[1] if valid is not None else None, model.task.name, columns
+    )
+    if found is None:
+        return []
+    probe, scores = found
+    if held_out is not None:
+        scores["held_out"] = calibration.score_recordings(held_out.stream, held_out.masks, probe)
+    header["recordings"][model.task.name] = scores
+    if model.task.name == "snr_input_db":
+        header["clean_from_db"] = calibration.clean_from(parts, probe)
+    return [probe]
 
 
 def _side_by_side(models: Sequence[Linear], count: int) -> tuple[Float64, Float64]:
@@ -323,61 +390,3 @@ def _cost(
         "network_macs_per_frame": macs,
         "share": additions / macs,
     }
-
-
-def _groups(
-    stream: LabelledStream, label: str, rows: NDArray[np.bool_], least: int
-) -> list[NDArray[np.int64]]:
-    """Frames of each scene or utterance, where there are at least `least`."""
-    numbers = stream.labels[label]
-    found = [np.flatnonzero(rows & (numbers == k)) for k in range(int(numbers.max()) + 1)]
-    return [frames for frames in found if len(frames) >= least]
-
-
-def _evidence(split: Split, model: Linear, streamed: bool) -> float:
-    """How far mean log-probabilities of a scene may be trusted: the factor of least log-loss."""
-    if model.task.kind != "class":
-        return 1.0
-    rows, y = fitting.truth(split.stream, model.task)
-    label = "utterance" if model.task.rows == "speech" else "scene"
-    groups = _groups(split.stream, label, rows, 30 if streamed else 1)
-    if not groups:
-        return 1.0
-    logs = fitting.log_probabilities(fitting.predict(split.masks, model))
-    means = np.stack([logs[frames].mean(axis=0) for frames in groups])
-    truths = np.array([y[frames[0]] for frames in groups])
-    best, least = 1.0, np.inf
-    for factor in (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0):
-        scaled = means * factor
-        scaled -= np.logaddexp.reduce(scaled, axis=1, keepdims=True)
-        loss = -scaled[np.arange(len(truths)), truths].mean()
-        if loss < least:
-            best, least = factor, loss
-    return best
-
-
-def _calibration(split: Split, models: Sequence[Linear]) -> dict[str, list[float]]:
-    """Lines from the mean frame SNR in dB to the ratio of powers over the speech of a scene."""
-    lines = {}
-    clean = split.stream.clean
-    power = np.zeros(split.stream.frames)
-    size = 4096 * targets.HOP
-    for start in range(0, len(clean), size):  # margins do not matter for a mean over scenes
-        part = np.square(targets.frame_rms(clean[start : start + size] / np.float32(32768)))
-        first = start // targets.HOP
-        power[first : first + len(part)] = part[: len(power) - first]
-    for model in models:
-        if not model.task.name.startswith("snr"):
-            continue
-        rows, y = fitting.truth(split.stream, model.task)
-        out = fitting.values(model.task, fitting.predict(split.masks, model))
-        pairs = []
-        for frames in _groups(split.stream, "scene", rows, 60):
-            noise = (power[frames] / 10 ** (y[frames].astype(np.float64) / 10)).sum()
-            ratio = 10 * np.log10(max(power[frames].sum(), 1e-20) / max(noise, 1e-20))
-            pairs.append((out[frames].mean(), ratio))
-        if len(pairs) >= 8:
-            x, target = np.array(pairs).T
-            slope, offset = np.polyfit(x, target, 1)
-            lines[model.task.name] = [float(slope), float(offset)]
-    return lines

@@ -30,9 +30,10 @@ HOP_S = HOP / SAMPLE_RATE
 _MIN_SPEECH_S = 0.25
 """With less speech than this nothing is said of SNR, SI-SDR, PESQ or gender."""
 _MIN_VOICED = 8
-_CLEAN_SNR_DB = 20.0
-"""From this estimate on no noise is named. It is low because linear estimates lean to the mean:
-recordings without any noise are read as 20 to 25 dB."""
+_CLEAN_SNR_DB = 22.0
+"""From this estimate on no noise is named, unless the probes file says from which."""
+_SURE = 0.5
+"""A class is named if it is more likely than all others together."""
 
 
 class Gated(Protocol):
@@ -241,9 +242,12 @@ class ProbeReader:
                 values[probe.name] = float(np.mean(read[rows], dtype="f8")) if said else None
                 if probe.name.startswith(("snr", "si_sdr")):
                     read[~spoken] = np.nan
-        self._calibrate(values, tracks, spoken, enough)
+        for name in [name for name in values if name.startswith("recording_")]:
+            values[name.removeprefix("recording_")] = values.pop(name)
+            del tracks[name]
         level = values.get("snr_input_db")
-        if silent or (level is not None and level >= _CLEAN_SNR_DB):
+        clean_from = probes.header.get("clean_from_db") or _CLEAN_SNR_DB
+        if silent or (level is not None and level >= clean_from):
             classes = {
                 name: (None, {}) if name == "category" or silent else said
                 for name, said in classes.items()
@@ -271,24 +275,6 @@ class ProbeReader:
             out += probes.bias[mine]
         return out
 
-    def _calibrate(
-        self,
-        values: dict[str, float | None],
-        tracks: dict[str, Float32],
-        spoken: NDArray[np.bool_],
-        enough: bool,
-    ) -> None:
-        """SNR of the recording from that of its frames.
-
-        The mean of decibels over speech frames is some decibels below the ratio of powers that is
-        called the SNR of a recording; a line fitted over scenes leads from one to the other.
-        """
-        lines = self.probes.header.get("calibration", {})
-        for name, (slope, offset) in lines.items():
-            if enough and values.get(name) is not None:
-                mean = float(np.mean(tracks[name][spoken], dtype="f8"))
-                values[name] = float(np.clip(slope * mean + offset, -50.0, 60.0))
-
 
 def _classify(probe: Probe, logs: Float32) -> tuple[str | None, dict[str, float]]:
     """Label and probabilities of a recording from those of its frames."""
@@ -296,6 +282,5 @@ def _classify(probe: Probe, logs: Float32) -> tuple[str | None, dict[str, float]
     p = np.exp(mean - mean.max())
     p /= p.sum()
     best = int(np.argmax(p))
-    # Near chance there is nothing to say.
-    label = probe.classes[best] if p[best] >= 1.3 / len(probe.classes) else None
+    label = probe.classes[best] if p[best] >= _SURE else None
     return label, {name: float(x) for name, x in zip(probe.classes, p, strict=True)}

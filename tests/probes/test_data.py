@@ -85,4 +85,4 @@ def test_fitted_probes_beat_their_baselines(
     classes, matrix = report.confusion["category"]
     assert classes == ("hiss", "rumble")
     assert matrix.sum() == report.scores["category"]["held_out"]["frames"]
-    assert set(probes.header["calibration"]) <= {"snr_input_db", "snr_enhanced_db"}
+    assert set(probes.header["recordings"]) <= {"snr_input_db", "snr_enhanced_db"}

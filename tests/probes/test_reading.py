@@ -43,7 +43,7 @@ def write(path, engine, **header):
 @pytest.fixture(scope="module")
 def probes(engine, tmp_path_factory):
     path = tmp_path_factory.mktemp("probes") / "random.safetensors"
-    write(path, engine, calibration={"snr_input_db": [1.0, 6.0]})
+    write(path, engine)
     return load_probes(path)
 
 
@@ -142,11 +142,18 @@ def test_nothing_to_estimate_is_null(engine, probes):
     assert np.isnan(silence.tracks["snr_input_db"]).all()
 
 
-def test_calibration_shifts_the_snr_of_the_recording(engine, probes, speechlike):
-    reading = read(engine, probes, speechlike)
-    if reading.values["snr_input_db"] is not None:
-        mean = np.nanmean(reading.tracks["snr_input_db"])
-        assert reading.values["snr_input_db"] == pytest.approx(mean + 6, abs=1e-3)
+def test_the_snr_of_a_recording_has_its_own_probe(engine, tmp_path, speechlike):
+    rng = np.random.default_rng(1)
+    kinds = [Probe("vad", "flag"), Probe("snr_input_db", "value", rows="speech", first=1)]
+    kinds.append(Probe("recording_snr_input_db", "value", rows="speech", first=2))
+    header = {"name": "two", "model": {"name": engine.name, "sha256": engine.sha256}}
+    weights, bias = rng.standard_normal((40, 3)), np.array([3.0, 5.0, 40.0])
+    save_probes(tmp_path / "p", header, kinds, np.arange(40), weights, bias)
+    reading = read(engine, load_probes(tmp_path / "p"), speechlike)
+    assert set(reading.values) == {"snr_input_db"}
+    assert "recording_snr_input_db" not in reading.tracks
+    mean = float(np.nanmean(reading.tracks["snr_input_db"]))
+    assert abs(reading.values["snr_input_db"] - mean) > 5
 
 
 def test_probes_of_another_model_are_refused(engine, tmp_path):

@@ -1,0 +1,174 @@
+"""From frames to recordings: what may be said of a whole one, and when to say nothing.
+
+evidence      how far a class's log-probabilities, averaged over a recording, are to be trusted
+recording     the SNR of a recording, fitted on means over the speech of the stream's scenes:
+              the mean of the frames' decibels is several below the ratio of powers that is
+              called the SNR of a recording
+clean         from which SNR on a recording counts as clean, and no noise is named
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import fitting, targets
+from .data import LabelledStream
+from .features import Features
+from .fitting import Linear, Task
+
+__all__ = ["clean_from", "evidence", "recording_snr"]
+
+Float64 = NDArray[np.float64]
+_SNR_L2 = (100.0, 300.0, 1000.0)
+_CLEAN_DB = 35.0
+"""SNR given to a scene without noise: linear probes cannot reach much further."""
+_LEAST = 60  # frames of speech in a scene to count
+
+
+def groups(
+    stream: LabelledStream, label: str, rows: NDArray[np.bool_], least: int
+) -> list[NDArray[np.int64]]:
+    """Frames of each scene or utterance, where there are at least `least`."""
+    numbers = np.where(rows, stream.labels[label], -1)
+    order = np.argsort(numbers, kind="stable")
+    edges = np.flatnonzero(np.diff(numbers[order])) + 1
+    found = np.split(order, edges)
+    return [part for part in found if len(part) >= least and numbers[part[0]] >= 0]
+
+
+def evidence(stream: LabelledStream, features: Features, model: Linear, least: int) -> float:
+    """How far mean log-probabilities of a scene may be trusted: the factor of least log-loss."""
+    if model.task.kind != "class":
+        return 1.0
+    rows, y = fitting.truth(stream, model.task)
+    label = "utterance" if model.task.rows == "speech" else "scene"
+    found = groups(stream, label, rows, least)
+    if not found:
+        return 1.0
+    logs = fitting.log_probabilities(fitting.predict(features, model))
+    means = np.stack([logs[frames].mean(axis=0) for frames in found])
+    truths = np.array([y[frames[0]] for frames in found])
+    best, least_loss = 1.0, np.inf
+    for factor in (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.7, 8.0):
+        scaled = means * factor
+        scaled -= np.logaddexp.reduce(scaled, axis=1, keepdims=True)
+        loss = -scaled[np.arange(len(truths)), truths].mean()
+        if loss < least_loss:
+            best, least_loss = factor, loss
+    return best
+
+
+def _scenes(
+    stream: LabelledStream, features: Features, columns: NDArray[np.int64], target: str
+) -> tuple[Float64, Float64, NDArray[np.bool_]]:
+    """Mean features over a scene's speech, its SNR in dB, and whether it has noise."""
+    task = Task(target, "value", "speech")
+    rows, y = fitting.truth(stream, task)
+    power = np.zeros(stream.frames)
+    size = 4096 * targets.HOP
+    for start in range(0, len(stream.clean), size):  # margins do not matter for a scene's mean
+        part = np.square(targets.frame_rms(stream.clean[start : start + size] / np.float32(32768)))
+        first = start // targets.HOP
+        power[first : first + len(part)] = part[: len(power) - first]
+    found = groups(stream, "scene", rows, _LEAST)
+    scene = np.full(stream.frames, -1)
+    for number, frames in enumerate(found):
+        scene[frames] = number
+    total = np.zeros((len(found), len(columns)))
+    for place, x in features.blocks(columns):
+        mine = scene[place]
+        for number in np.unique(mine[mine >= 0]):
+            total[number] += x[mine == number].sum(axis=0, dtype=np.float64)
+    ratios, noisy = np.zeros(len(found)), np.zeros(len(found), np.bool_)
+    for number, frames in enumerate(found):
+        total[number] /= len(frames)
+        noise = (power[frames] / 10 ** (y[frames].astype(np.float64) / 10)).sum()
+        ratios[number] = 10 * np.log10(max(power[frames].sum(), 1e-20) / max(noise, 1e-20))
+        noisy[number] = stream.labels["noisy"][frames[0]] > 0
+    return total, np.minimum(ratios, _CLEAN_DB), noisy
+
+
+def recording_snr(
+    train: tuple[LabelledStream, Features],
+    valid: tuple[LabelledStream, Features] | None,
+    target: str,
+    columns: NDArray[np.int64],
+) -> tuple[Linear, dict[str, dict[str, float]]] | None:
+    """A probe of the SNR of a whole recording, to be averaged over its frames with speech.
+
+    Parameters
+    ----------
+    target : "snr_input_db" or "snr_enhanced_db".
+    columns : gates to read.
+
+    Returns
+    -------
+    Linear named ``recording_...`` and its scores over scenes; None with fewer than 20 scenes.
+    """
+    x, y, noisy = _scenes(*train, columns, target)
+    if len(y) < 20:
+        return None
+    task = Task(f"recording_{target}", "value", "speech", limits=(-50.0, 60.0))
+    mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
+    z = (x - mean) / std
+    held = _scenes(*valid, columns, target) if valid is not None else None
+    best: Linear | None = None
+    least = np.inf
+    scores: dict[str, dict[str, float]] = {}
+    for l2 in _SNR_L2:
+        w = np.linalg.solve(z.T @ z + l2 * np.eye(len(columns)), z.T @ (y - y.mean())) / std
+        bias = np.array([y.mean() - mean @ w])
+        model = Linear(task, columns, w[:, None], bias, l2=l2)
+        if held is None or not held[2].any():
+            best = model
+            break
+        found = _scored(model, *held)
+        if found["mae"] < least:
+            best, least = model, found["mae"]
+            scores = {"train": _scored(model, x, y, noisy), "valid": found}
+    assert best is not None
+    return best, scores
+
+
+def score_recordings(stream: LabelledStream, features: Features, model: Linear) -> dict[str, float]:
+    """Errors over the noisy scenes of a stream."""
+    target = model.task.name.removeprefix("recording_")
+    return _scored(model, *_scenes(stream, features, model.columns, target))
+
+
+def _scored(model: Linear, x: Float64, y: Float64, noisy: NDArray[np.bool_]) -> dict[str, float]:
+    if not noisy.any():
+        return {}
+    error = np.abs((x @ model.weights)[:, 0] + model.bias[0] - y)[noisy]
+    return {
+        "scenes": int(noisy.sum()),
+        "mae": float(error.mean()),
+        "within_3_db": float((error <= 3).mean()),
+        "baseline_mae": float(np.abs(y - np.median(y))[noisy].mean()),
+    }
+
+
+def clean_from(splits: Sequence[tuple[LabelledStream, Features]], model: Linear) -> float | None:
+    """SNR estimate from which a recording counts as clean; None without clean scenes.
+
+    The one that tells scenes without noise best from those with an SNR below 15 dB (mean of both
+    shares), in the middle of the range where it does.
+    """
+    estimates, clean, hard = [], [], []
+    target = model.task.name.removeprefix("recording_")
+    for stream, features in splits:
+        x, y, noisy = _scenes(stream, features, model.columns, target)
+        estimates.append((x @ model.weights)[:, 0] + model.bias[0])
+        clean.append(~noisy)
+        hard.append(noisy & (y < 15))
+    estimate, is_clean, is_hard = (np.concatenate(part) for part in (estimates, clean, hard))
+    if is_clean.sum() < 5 or is_hard.sum() < 5:
+        return None
+    levels = np.arange(10.0, 35.0, 0.5)
+    right = np.array(
+        [(estimate[is_clean] >= t).mean() + (estimate[is_hard] < t).mean() for t in levels]
+    )
+    return float(levels[right >= right.max() - 1e-9].mean())

@@ -42,6 +42,8 @@ class PartFile:
         self._target = os.path.realpath(target)
         self.handle = -1
         self._path = ""
+        with suppress(FileNotFoundError):
+            os.lstat(self._target)  # a name that is too long fails now, not after the work
         self._refuse_existing()
         try:
             while not self._make():

@@ -137,7 +137,7 @@ def plan(
     )
     if output is not None and not as_folder:
         _check_file(output, len(found), headerless)
-    elif as_folder and output is not None and os.path.lexists(output) and not os.path.isdir(output):
+    elif as_folder and output is not None and _is_file(output):
         raise typer.BadParameter(f"{output} is a file, a folder is needed", param_hint="-o")
 
     def target(entry: _Input) -> str:
@@ -251,6 +251,10 @@ def _is_folder(output: str, named: list[str]) -> bool:
     if output.endswith(("/", os.sep)) or os.path.isdir(output):
         return True
     return len(named) > 1 or any(map(_is_several, named))
+
+
+def _is_file(output: str) -> bool:
+    return os.path.lexists(output.rstrip("/" + os.sep)) and not os.path.isdir(output)
 
 
 def _is_several(name: str) -> bool:

@@ -113,6 +113,7 @@ def test_same_stem_in_two_folders_is_refused_before_any_work(dynse):
     ("arguments", "why"),
     [
         (["a.wav", "b.wav", "-o", "out.wav"], "a folder is needed"),
+        (["a.wav", "-o", "out.wav/"], "a folder is needed"),
         (["a.wav", "b.wav", "-o", "-"], "one input"),
         (["a.wav", "-o", "out.mp3"], "no format to write"),
         (["empty"], "no audio files"),
@@ -290,3 +291,15 @@ def test_a_picture_does_not_replace_a_device(here, dynse, capsys):
     assert here("a.wav", "-o", "b.wav", "--plot", "/dev/null", "--overwrite") == 1
     assert "/dev/null: it is a device or a pipe" in capsys.readouterr().err
     assert not os.path.isfile("/dev/null")
+
+
+def test_a_name_that_is_too_long_fails_before_the_work(dynse):
+    name = "x" * 248 + ".wav"
+    dynse.write(name)
+    done = dynse(name)
+    assert done.returncode == 1
+    assert done.lines == [
+        f"{name[:-4]}_enhanced.wav: it cannot be created: File name too long"
+    ]  # fmt: skip
+    assert dynse(name, "-o", "out/").returncode == 0
+    assert dynse.files("out") == [name]

@@ -28,7 +28,7 @@ from dynse.probes import fitting, speakers
 from dynse.probes.features import SOURCES, informative
 from dynse.probes.fit import Split, load_split
 from dynse.probes.fitting import L2, TASKS, Linear, Task, frame_by_frame
-from dynse.probes.probe_file import Probes, load_probes, load_shipped
+from dynse.probes.probe_file import load_probes, load_shipped
 
 PAPER = {
     "vad": ("accuracy", 0.93),
@@ -79,9 +79,7 @@ def feature_sets(
     }
 
 
-def figure3(
-    engine: Engine, train: Split, test: Split, probes: Probes
-) -> tuple[dict[str, Any], list[Linear]]:
+def figure3(engine: Engine, train: Split, test: Split) -> tuple[dict[str, Any], list[Linear]]:
     """Scores by feature set and task, and the models of the top-64."""
     kept = informative(train.masks)
     tasks = usable(train, frame_by_frame(TASKS))
@@ -103,11 +101,6 @@ def figure3(
         models = run(name, source, columns)
         if name == "masks":
             top = run("top64", "masks", fitting.rank_by_coefficients(models, 64))
-    results["shipped"] = {
-        probe.name: probe.scores["held_out"]
-        for probe in probes.probes
-        if probe.scores and "held_out" in probe.scores
-    }
     return results, top
 
 
@@ -280,9 +273,6 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     fitting.MAX_ROWS = options.max_rows
     engine = load(options.model)
-    probes = (
-        load_probes(options.probes) if options.probes else load_shipped(engine.name, engine.sha256)
-    )
     train, test = (
         load_split(
             options.data, split, engine, options.minutes, pesq_minutes=options.pesq_minutes,
@@ -297,20 +287,28 @@ def main() -> None:
     kept = informative(train.masks)
     report: dict[str, Any] = {
         "model": {"name": engine.name, "sha256": engine.sha256},
-        "probes": {"name": probes.name, "sha256": probes.sha256},
         "minutes": {"train": train.minutes, "test": test.minutes},
         "gates": {"all": train.masks.width, "informative": len(kept)},
         "classes": train.stream.classes,
         "paper_top64": PAPER,
     }
-    report["scores"], top = figure3(engine, train, test, probes)
-    draw3(report["scores"], options.out / "scores.png")
+    report["scores"], top = figure3(engine, train, test)
     report["coefficients"] = draw5(top, engine, options.out / "coefficients.png")
     sets = feature_sets(engine, train, kept)
     del sets["suppression"]
     sets["top64"] = ("masks", top[0].columns)
     report["speakers"] = figure6(train, test, sets, options.out / "speakers.png")
     draw4(test, kept, options.out / "tsne.png", options.points)
+    probes = (
+        load_probes(options.probes) if options.probes else load_shipped(engine.name, engine.sha256)
+    )
+    report["probes"] = {"name": probes.name, "sha256": probes.sha256}
+    report["scores"]["shipped"] = {
+        probe.name: probe.scores["held_out"]
+        for probe in probes.probes
+        if probe.scores and "held_out" in probe.scores
+    }
+    draw3(report["scores"], options.out / "scores.png")
     text = json.dumps(_plain(report), indent=1, allow_nan=False)
     (options.out / "scores.json").write_text(text + "\n")
     for task in TASKS:

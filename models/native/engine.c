@@ -58,16 +58,16 @@ static size_t state_count(const Shape *s) {
 /* Lay the scratch out in `base`, if given; return how many floats it takes. */
 static size_t lay_out(const Shape *s, Scratch *m, float *base) {
     const size_t C = s->hidden;
-    const size_t floats[] = {s->spread.groups * LANES, 2 * (size_t)s->bands, (size_t)s->residual,
-                             C, C, C, (size_t)s->gate_hidden, (C + LIST_SLACK) / 2};
-    float **rows[] = {&m->power, &m->in, &m->x, &m->h,
-                      &m->history, &m->score, &m->units, (float **)&m->open};
+    const size_t of_frame[] = {s->spread.groups * LANES, 2 * (size_t)s->bands,
+                               (size_t)s->residual, C, C, (size_t)s->gate_hidden};
+    float **rows[] = {&m->power, &m->in, &m->x, &m->history, &m->score, &m->units};
     size_t n = 0;
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 6; i++) {
         if (base) *rows[i] = base + n;
-        n += floats[i] * CHUNK;
+        n += of_frame[i] * CHUNK;
     }
-    return n;
+    if (base) m->h = base + n;
+    return n + C * TILE;
 }
 
 static int read_banded(Banded *m, const int32_t *ints, size_t groups, int32_t n) {

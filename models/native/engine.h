@@ -6,7 +6,7 @@
 
 #define LANES 16 /* floats of a vector; padded widths are multiples of it */
 #define TILE 4   /* frames that share the reading of weights */
-#define CHUNK 64 /* frames of a layer before the next layer */
+#define CHUNK 64 /* frames of a block before the next block */
 #define MAX_CHANNELS 1024
 #define MAX_BANDS 512
 #define MAX_TAPS 16
@@ -26,17 +26,16 @@ typedef struct {
     Banded pool, spread;      /* bins -> bands, bands -> bins */
 } Shape;
 
-/* What a chunk needs beside the state; `width` of each is a frame's. */
+/* What a chunk needs beside the state: of each frame so many floats. */
 typedef struct {
     float *power;   /* bins, padded */
     float *in;      /* 2 * bands: features; at the end the bands' mask */
     float *x;       /* residual */
-    float *h;       /* hidden: before and after the depthwise convolution */
     float *history; /* hidden: gated activations that the depthwise convolution remembers */
     float *score;   /* hidden: of the gates */
     float *units;   /* gate_hidden */
-    uint16_t *open; /* hidden + LIST_SLACK: the open channels of a tile or of a frame alone */
-    int count[CHUNK]; /* how many, at the first frame of a tile or at a frame alone */
+    float *h;       /* hidden, for the frames of a tile: around the depthwise convolution */
+    uint16_t open[MAX_CHANNELS + LIST_SLACK]; /* the open channels of a tile or a frame alone */
     uint16_t all[MAX_CHANNELS];
 } Scratch;
 

@@ -1,11 +1,11 @@
 /* The step of a gated Conv-FSENet, for the instruction set that its includer chose.
  *
- * A call's frames are taken in chunks, and each layer runs over all frames of a chunk before the
- * next begins, so that weights are read from a near cache. In a block, the first 1x1 convolution
- * is a list of dot products, the second a list of scaled additions, over open channels only; a
- * closed channel's row and column are not read. Four frames share a list, the union of theirs,
- * which is little longer than one's, as gates change slowly; what is left over of a chunk, and a
- * frame alone, goes by its own. ../engine.py has the measurements behind that.
+ * A call's frames are taken in chunks, and each block runs over all frames of a chunk before the
+ * next begins, so that its weights are read from a near cache. The first 1x1 convolution is a list
+ * of dot products, the second a list of scaled additions, over open channels only; a closed
+ * channel's row and column are not read. Four frames share a list, the union of theirs, which is
+ * little longer than one's, as gates change slowly; what is left over of a chunk, and a frame alone,
+ * goes by its own. ../engine.py has the measurements behind that.
  *
  * Every output is summed in one order whatever the chunk, so any way of cutting a recording gives
  * the same bits.
@@ -368,47 +368,37 @@ INLINE void run_block(int N, const Shape *s, const Block *w, int dilation, int w
     if (s->gated)
         run_gates(N, s, w, window, clock, pooling, sums, m, gates, scores, step, force_open);
 
-    const size_t stride = C + LIST_SLACK;
     for (int t = 0, frames; t < N; t += frames) {
         frames = N - t < TILE ? 1 : TILE;
-        uint16_t *open = s->gated ? m->open + t * stride : m->all;
-        if (s->gated) m->count[t] = list_open(open, gates + t * step, step, frames, (int)C);
-        const int n = s->gated ? m->count[t] : (int)C;
-        if (frames == TILE)
-            dots(TILE, m->h + t * C, C, m->x + t * R, w->inward, R, open, n);
-        else
-            dots(1, m->h + t * C, C, m->x + t * R, w->inward, R, open, n);
-    }
-    for (int t = 0, frames; t < N; t += frames) {
-        frames = N - t < TILE ? 1 : TILE;
-        float *past[TILE][MAX_TAPS];
+        float *x = m->x + t * R, *past[TILE][MAX_TAPS];
+        const float *score = m->score + t * C;
+        const uint16_t *open = m->all;
+        int n = (int)C;
+        if (s->gated) n = list_open(m->open, gates + t * step, step, frames, n), open = m->open;
         for (int i = 0; i < frames; i++)
             for (int tap = 0; tap < taps; tap++) {
                 const int from = t + i - (taps - 1 - tap) * dilation;
                 past[i][tap] = from >= 0 ? m->history + from * C
                                          : history + (size_t)((clock + reach + from) % reach) * C;
             }
-        float *h = m->h + t * C;
-        const float *score = m->score + t * C;
-        if (taps == 3 && frames == TILE)
-            depthwise(TILE, 3, h, past, score, w, C);
-        else if (taps == 3)
-            depthwise(1, 3, h, past, score, w, C);
-        else
-            for (int i = 0; i < frames; i++)
-                depthwise(1, taps, h + i * C, past + i, score + i * C, w, C);
+        if (frames == TILE) {
+            dots(TILE, m->h, C, x, w->inward, R, open, n);
+            if (taps == 3)
+                depthwise(TILE, 3, m->h, past, score, w, C);
+            else
+                depthwise(TILE, taps, m->h, past, score, w, C);
+            add_rows(TILE, x, m->h, C, w->outward_bias, w->outward, R, open, n);
+        } else {
+            dots(1, m->h, C, x, w->inward, R, open, n);
+            if (taps == 3)
+                depthwise(1, 3, m->h, past, score, w, C);
+            else
+                depthwise(1, taps, m->h, past, score, w, C);
+            add_rows(1, x, m->h, C, w->outward_bias, w->outward, R, open, n);
+        }
     }
     for (int t = N > reach ? N - reach : 0; t < N; t++)
         memcpy(history + (size_t)((clock + t) % reach) * C, m->history + t * C, sizeof(float) * C);
-    for (int t = 0, frames; t < N; t += frames) {
-        frames = N - t < TILE ? 1 : TILE;
-        const uint16_t *open = s->gated ? m->open + t * stride : m->all;
-        const int n = s->gated ? m->count[t] : (int)C;
-        if (frames == TILE)
-            add_rows(TILE, m->x + t * R, m->h + t * C, C, w->outward_bias, w->outward, R, open, n);
-        else
-            add_rows(1, m->x + t * R, m->h + t * C, C, w->outward_bias, w->outward, R, open, n);
-    }
 }
 
 static const float *take(const float **at, size_t n) {

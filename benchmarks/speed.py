@@ -377,7 +377,7 @@ def main() -> None:
     (arguments.output / "speed.json").write_text(json.dumps(report, indent=2) + "\n")
     speed_report.draw(report, arguments.output / "speed.png")
     print(speed_report.table(report))
-    if not arguments.quick:
+    if not arguments.quick and arguments.output == ROOT / "docs":
         speed_report.fill(ROOT / "README.md", report)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = {
-    "pyrnnoise": "RNNoise (pyrnnoise)",
+    "pyrnnoise": "RNNoise (pyrnnoise, a Python call a frame)",
     "webrtc_noise_gain": "WebRTC NS (no network)",
     "noisereduce": "noisereduce (no network)",
 }
@@ -22,9 +22,10 @@ def table(report: dict[str, Any]) -> str:
     """Markdown: real-time factors, then what users ask for."""
     machine = report["machine"]
     lines = [
-        f"{report['seconds'] / 60:g} minutes of noisy speech, 16 kHz, utilisation"
-        f" {report['utilisation']:.2f}, one thread of an {machine['cpu']} ({machine['kernel']});"
-        " median and range of interleaved rounds (`python -m benchmarks.speed`):",
+        f"{report['seconds'] / 60:g} min of noisy speech at 16 kHz, utilisation"
+        f" {report['utilisation']:.2f}, one thread of an {machine['cpu']} ({machine['kernel']}),"
+        f" load {machine['load_before']:.1f} before; median and range of interleaved rounds"
+        " (`python -m benchmarks.speed`):",
         "",
         "| | real-time factor | time, dynse = 1 |",
         "| --- | --- | --- |",

@@ -45,7 +45,8 @@ extern uint8_t dynse_how_many[256];
 
 /* N <= CHUNK frames from a state, which is renewed. `state` is [heard, level, nothing up to LANES,
  * floor[bands], per block pooling and history], `sums` [blocks][gate_hidden]; scores may be NULL.
- * Buffers should begin at a multiple of 64 bytes: vectors that straddle cache lines cost a fifth. */
+ * Buffers should begin at a multiple of 64 bytes: vectors that straddle cache lines cost a
+ * fifth. */
 #define RUN_ARGUMENTS                                                                              \
     int N, const Shape *s, const float *weights, float *state, double *sums, int64_t clock,        \
         Scratch *m, const float *spectrum, float *mask, uint8_t *gates, float *scores,             \

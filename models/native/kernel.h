@@ -4,8 +4,8 @@
  * next begins, so that its weights are read from a near cache. The first 1x1 convolution is a list
  * of dot products, the second a list of scaled additions, over open channels only; a closed
  * channel's row and column are not read. Four frames share a list, the union of theirs, which is
- * little longer than one's, as gates change slowly; what is left over of a chunk, and a frame alone,
- * goes by its own. ../engine.py has the measurements behind that.
+ * little longer than one's, as gates change slowly; what is left over of a chunk, and a frame
+ * alone, goes by its own. ../engine.py has the measurements behind that.
  *
  * Every output is summed in one order whatever the chunk, so any way of cutting a recording gives
  * the same bits.
@@ -89,7 +89,8 @@ INLINE Group gather(vec a, vec b, vec c, vec d) {
 #if WIDTH == 8
     vec ab = SHUFFLE(a, b, 0, 8, 1, 9, 4, 12, 5, 13) + SHUFFLE(a, b, 2, 10, 3, 11, 6, 14, 7, 15);
     vec cd = SHUFFLE(c, d, 0, 8, 1, 9, 4, 12, 5, 13) + SHUFFLE(c, d, 2, 10, 3, 11, 6, 14, 7, 15);
-    vec all = SHUFFLE(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) + SHUFFLE(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
+    vec all =
+        SHUFFLE(ab, cd, 0, 1, 8, 9, 4, 5, 12, 13) + SHUFFLE(ab, cd, 2, 3, 10, 11, 6, 7, 14, 15);
     Group half[2];
     memcpy(half, &all, sizeof half);
     return half[0] + half[1];
@@ -302,7 +303,8 @@ INLINE int list_open(uint16_t *open, const uint8_t *gates, size_t step, int fram
 
 /* Gates of N frames: pooled hidden units -> scores -> bytes and lists. */
 INLINE void run_gates(int N, const Shape *s, const Block *w, int window, int64_t clock,
-                      float *ring, double *sums, Scratch *m, uint8_t *gates, float *scores, size_t step, int force_open) {
+                      float *ring, double *sums, Scratch *m, uint8_t *gates, float *scores,
+                      size_t step, int force_open) {
     const size_t R = s->residual, C = s->hidden, H = s->gate_hidden;
     for (int t = 0; t < N; t++) {
         if (N - t < TILE)
@@ -345,7 +347,8 @@ INLINE void depthwise(const int T, const int taps, float *h, float *const (*past
                       const float *score, const Block *w, size_t C) {
     for (size_t at = 0; at < C; at += WIDTH) {
         const vec in_bias = load(w->inward_bias + at), in_slope = load(w->inward_slope + at);
-        const vec out_bias = load(w->depthwise_bias + at), out_slope = load(w->depthwise_slope + at);
+        const vec out_bias = load(w->depthwise_bias + at);
+        const vec out_slope = load(w->depthwise_slope + at);
         for (int t = 0; t < T; t++) {
             const bits is_open = load(score + t * C + at) > 0;
             vec v = prelu(load(h + t * C + at) + in_bias, in_slope);

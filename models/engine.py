@@ -3,27 +3,27 @@
 Two kernels do the same step on the same weights:
 
 * ``native/``, built with the package and chosen for the machine's instruction set when loaded: in
-  files some 5 microseconds of one core with AVX-512 for a frame of 16 ms, 9 with AVX2, 17 with SSE2.
+  files a frame of 16 ms takes one core some 5 microseconds with AVX-512, 9 with AVX2, 17 with SSE2.
   Chosen over numba by its start: numba took 0.27 s to import here, warm, and compiles on its first
   run.
 * NumPy, where there was no compiler at installation: a hundred times slower (0.5 ms a frame), still
   well under real time.
 
-How the frames of a file share work was tried with 64 frames a call, weights of dynse-25 and
-utilisation 0.30 (microseconds of processor time a frame, median of 30 interleaved runs; all gates
-open in brackets):
+How the frames of a call share work was tried with dynse-25 at utilisation 0.28 (AVX-512; medians of
+interleaved runs in microseconds of processor time a frame; all gates open in brackets):
 
-    each frame gathers its own open channels          6.5 (14.5)
-    two frames share the union of theirs, 0.33        6.1 (11.6)
-    four frames, 0.38                                 5.8  (9.2)   taken
+    frames a call                                 1            8           64         1024
+    each by its own open channels       12.4 (26.8)   6.3 (14.3)   5.6 (13.5)   5.9 (13.7)
+    two by the union of theirs, 0.31              -   6.1 (12.1)   5.4 (10.7)   5.7 (10.9)
+    four, 0.36; taken                             -   5.6  (9.2)   5.1  (8.1)   5.4  (8.4)
 
-Four it is, open or closed: weights are then read for four frames at a time, which is why the
-ratio of all-open to pruned time is below that of the products, 2.2, where it was above with each
-frame by itself. With one frame a call that is the only way: 11.3 (23.5). Runs of equal masks do
-not pay: only 9 % of a block's frames have the mask of the frame before, 7 of 128 gates changing
-from one to the next. Nor does one product over a longer union: 16 frames open 0.52 of the channels
-between them, 64 frames 0.70. With all gates closed a frame takes 2.8 (7.1 alone): front and back
-end, features, gating subnets, depthwise convolutions.
+Sharing the reading of weights wins however many gates are open, and more the more there are: a full
+network is cheap then. So files gain less from pruning (1.6 times) than frames by themselves (2.2 to
+2.4, what the products promise), and are still faster than those. Runs of equal masks do not pay:
+only 9 % of a block's frames have the mask of the frame before, 7 of 128 gates changing from one to
+the next. Nor does one product over a longer union: 16 frames open 0.52 of the channels between
+them, 64 frames 0.70. With all gates closed a frame takes 2.8 (7.1 alone): front and back end,
+features, gating subnets, depthwise convolutions.
 
 Each output is summed in one order whatever a call brings, so any way of cutting a recording gives
 the same bits.

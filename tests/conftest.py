@@ -97,16 +97,17 @@ def probes_path(engine, tmp_path_factory) -> Path:
     from dynse.probes.probe_file import Probe, save_probes
 
     rng = np.random.default_rng(0)
+    sides, spoken = ("input", "enhanced"), {"kind": "value", "rows": "speech"}
     kinds = [
         Probe("vad", "flag"),
         Probe("voiced", "flag"),
-        Probe("gender", "class", ("female", "male")),
+        Probe("gender", "class", ("female", "male"), rows="speech"),
         Probe("category", "class", ("nature", "office", "street"), outputs=3),
-        *(Probe(f"snr_{side}_db", "value", limits=(-50, 30)) for side in ("input", "enhanced")),
-        *(Probe(f"si_sdr_{side}_db", "value", limits=(-50, 30)) for side in ("input", "enhanced")),
-        *(Probe(f"pesq_{side}", "value", limits=(1.04, 4.64), link="log_above_1")
-          for side in ("input", "enhanced")),
-        Probe("f0_hz", "value", limits=(50, 800)),
+        *(Probe(f"snr_{side}_db", limits=(-50, 30), **spoken) for side in sides),
+        *(Probe(f"si_sdr_{side}_db", limits=(-50, 30), **spoken) for side in sides),
+        *(Probe(f"pesq_{side}", limits=(1.04, 4.64), link="log_above_1", **spoken)
+          for side in sides),
+        Probe("f0_hz", "value", limits=(50, 800), rows="voiced"),
     ]  # fmt: skip
     placed, first = [], 0
     for kind in kinds:

@@ -326,7 +326,7 @@ def test_closed_pipe_ends_probe_quietly(dynse, speech):
 def test_names_that_are_no_text(dynse, speech, strict_json):
     latin = os.fsdecode(b"latin-\xe9.wav")
     os.rename(dynse.folder / "silence.wav", dynse.folder / latin)
-    for locale in ("C.UTF-8", "C", "POSIX"):
+    for locale in ("C.UTF-8", "C"):
         env = {**os.environ, "LC_ALL": locale, "PYTHONCOERCECLOCALE": "0"}
         done = dynse.probe("--json", "--", latin, "é.flac", "missing\n.wav", env=env)
         assert done.returncode == 1
@@ -334,5 +334,5 @@ def test_names_that_are_no_text(dynse, speech, strict_json):
             "latin-\\xe9.wav", "é.flac", "missing\n.wav"
         ]  # fmt: skip
         assert done.lines[0] == "missing\\n.wav: there is no such file"
-        for form in ("--csv", "--rttm", "-q"):
-            assert dynse.probe(form, "--", latin, env=env).returncode == 0
+    for form in ("--csv", "-q"):
+        assert dynse.probe(form, "--", latin, env=env).returncode == 0

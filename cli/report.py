@@ -195,7 +195,8 @@ def _custom(reading: Reading, probes: Probes) -> Report:
 
     found: Report = {}
     for probe in probes.probes:
-        if probe.name in BUILT_IN:
+        # The probe of a whole recording speaks under the name of that of its frames.
+        if probe.name.removeprefix("recording_") in BUILT_IN:
             continue
         if probe.kind == "class":
             found[probe.name] = _class(reading, probe.name)

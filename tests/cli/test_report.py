@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from dynse.cli import report as reports
+from dynse.probes.probe_file import Probe
 
 SAID_BY = {
     "schema": "dynse.probe/1",
@@ -129,6 +131,13 @@ def test_table(monkeypatch):
     assert told["voice"] == "-"
     assert told["F0"] == "118 Hz (96 to 171)"
     assert told["warning"] == "2 samples at or above full scale"
+
+
+def test_custom_holds_only_what_users_added():
+    names = ["snr_input_db", "recording_snr_input_db", "vad", "roughness"]
+    probes = SimpleNamespace(probes=[Probe(name, "value") for name in names])
+    reading = SimpleNamespace(values={"snr_input_db": 3.0, "roughness": 0.5})
+    assert reports._custom(reading, probes) == {"roughness": 0.5}
 
 
 def test_json_is_utf_8_whatever_a_file_is_called():

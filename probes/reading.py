@@ -32,8 +32,9 @@ _MIN_SPEECH_S = 0.25
 _MIN_VOICED = 8
 _CLEAN_SNR_DB = 22.0
 """From this estimate on no noise is named, unless the probes file says from which."""
-_SURE = 0.5
-"""A class is named if it is more likely than all others together."""
+_SURE = 0.7
+"""Probability from which a class is named. On the validation stream two thirds of the voices are,
+86 % of them rightly (of all 81 % would be), and one scene in twenty has its noise named."""
 
 
 class Gated(Protocol):
@@ -46,12 +47,18 @@ class Gated(Protocol):
 
 @dataclass(frozen=True)
 class SegmentRule:
-    """When speech begins and ends: hysteresis in probability, least lengths in seconds."""
+    """When speech begins and ends: hysteresis in probability, least lengths in seconds.
+
+    Stretches whose mean probability is below ``min_confidence`` are dropped: on the validation
+    stream 2 % of the stretches of speech (0.4 % of its frames) and 5 of 6 of the others; music
+    gives such.
+    """
 
     on: float = 0.5
     off: float = 0.35
     min_speech_s: float = 0.16
     min_gap_s: float = 0.2
+    min_confidence: float = 0.75
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def segments(
 
     A stretch holds frames that follow each other at or above ``off``, at least one of them at or
     above ``on``. Gaps shorter than ``min_gap_s`` are closed, then stretches shorter than
-    ``min_speech_s`` dropped.
+    ``min_speech_s`` or with a mean below ``min_confidence`` dropped.
 
     Parameters
     ----------
@@ -96,6 +103,7 @@ def segments(
         )
         for first, last in runs
         if (last - first) * HOP_S >= rule.min_speech_s
+        and p[first:last].mean() >= rule.min_confidence
     ]
 
 
@@ -105,14 +113,27 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _average(x: Float64, span: tuple[int, int]) -> Float64:
-    """Mean over the frames of a span around each, of those there are: (L, k); 0 if none."""
-    if span == (0, 0) or not len(x):
-        return x
-    total = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x, axis=0)])
-    at = np.arange(len(x))
-    low, high = (np.clip(at + n, 0, len(x)) for n in (span[0], span[1] + 1))
-    mean: Float64 = (total[high] - total[low]) / np.maximum(high - low, 1)[:, None]
+def _averages(sums: Float64, span: tuple[int, int]) -> Float64:
+    """(k, L) integers -> their mean over the frames of a span around each, of those there are.
+
+    Running sums of hours of integers below 2^24 are exact in float64. Rows are contiguous in time,
+    which is several times as fast as columns.
+    """
+    length = sums.shape[1]
+    if span == (0, 0) or not length:
+        return sums
+    ahead, behind = max(-span[0], 0), max(span[1] + 1, 0)
+    total = np.zeros((len(sums), ahead + length + 1 + behind))
+    np.cumsum(sums, axis=1, out=total[:, ahead + 1 : ahead + 1 + length])
+    total[:, ahead + 1 + length :] = total[:, ahead + length, None]
+    high, low = ahead + span[1] + 1, ahead + span[0]
+    mean = total[:, high : high + length] - total[:, low : low + length]
+    inner = slice(ahead, max(length - behind, ahead))
+    for edge in (slice(0, ahead), slice(max(length - behind, ahead), length)):
+        at = np.arange(length)[edge]
+        count = np.minimum(at + span[1] + 1, length) - np.maximum(at + span[0], 0)
+        mean[:, edge] /= np.maximum(count, 1)
+    mean[:, inner] /= span[1] + 1 - span[0]
     return mean
 
 
@@ -179,7 +200,9 @@ class ProbeReader:
         del gain
         flat = gates.reshape(len(gates), self._gates)
         # Sums of integers below 2^24: exact, so neither BLAS nor the cut shows.
-        self._outputs.append(flat[:, self.probes.features].astype(np.float32) @ self.probes.weights)
+        self._outputs.append(
+            np.take(flat, self.probes.features, axis=1).astype(np.float32) @ self.probes.weights
+        )
         # Fifteen times as fast as count_nonzero with an axis.
         self._opened.append(np.add.reduce(flat, axis=1, dtype=np.uint16))
 
@@ -266,14 +289,18 @@ class ProbeReader:
 
     def _outputs_of(self, probe: Probe, sums: Float32) -> Float64:
         """(L, outputs) of a probe from all sums: averaged over its spans, scaled, added up."""
-        probes, out = self.probes, np.zeros((len(sums), probe.outputs))
+        probes, count = self.probes, probe.outputs
+        mine = slice(probe.first, probe.first + probe.columns)
+        rows = np.ascontiguousarray(sums[:, mine].T, np.float64)
+        out = np.zeros((count, len(sums)))
         for k, span in enumerate(probe.spans):
-            first = probe.first + k * probe.outputs
-            mine = slice(first, first + probe.outputs)
-            # Integers up to here: running sums of hours of them are exact in float64.
-            out += _average(sums[:, mine].astype(np.float64), span) * probes.scale[mine]
-            out += probes.bias[mine]
-        return out
+            part = slice(probe.first + k * count, probe.first + (k + 1) * count)
+            averages = _averages(rows[k * count : (k + 1) * count], span)
+            averages *= probes.scale[part, None]
+            out += averages
+            if probes.bias[part].any():
+                out += probes.bias[part, None]
+        return out.T
 
 
 def _classify(probe: Probe, logs: Float32) -> tuple[str | None, dict[str, float]]:

@@ -15,7 +15,7 @@ from dynse.probes.probe_file import (
     quantise,
     save_probes,
 )
-from dynse.probes.reading import ProbeReader, SegmentRule, segments
+from dynse.probes.reading import ProbeReader, SegmentRule, _averages, segments
 
 PROBES = [
     Probe("vad", "flag", (), around(5), first=0),
@@ -114,7 +114,7 @@ def test_segments_have_hysteresis_and_least_lengths():
     p[55:70] = 0.9  # a gap of 80 ms: closed
     p[100:104] = 0.9  # 64 ms: too short
     p[150:170] = 0.45  # never reaches `on`
-    rule = SegmentRule(on=0.5, off=0.35, min_speech_s=0.16, min_gap_s=0.2)
+    rule = SegmentRule(on=0.5, off=0.35, min_speech_s=0.16, min_gap_s=0.2, min_confidence=0.6)
     (found,) = segments(p, rule)
     assert found.start_s == pytest.approx(9.5 * 0.016)
     assert found.end_s == pytest.approx(69.5 * 0.016)
@@ -192,3 +192,15 @@ def test_run_time_imports_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("length", [1, 3, 50, 400])
+@pytest.mark.parametrize("span", [(0, 0), (-7, 7), (-80, -31), (31, 80), (2, 5), (-30, -13)])
+def test_averages_are_those_of_the_frames_there_are(length, span):
+    x = np.random.default_rng(0).integers(-1000, 1000, (2, length)).astype(float)
+    expected = np.zeros_like(x)
+    for frame in range(length):
+        inside = x[:, max(frame + span[0], 0) : max(frame + span[1] + 1, 0)]
+        if inside.shape[1]:
+            expected[:, frame] = inside.mean(axis=1)
+    np.testing.assert_allclose(_averages(x, span), expected)

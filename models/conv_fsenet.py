@@ -58,6 +58,7 @@ class ConvFSENetConfig:
     kernel: int = 3
     gated: bool = True
     gate_hidden: int = 16
+    gate_fast: int = 8
     estimator: Estimator = "fast_sigmoid"
     compression: float = 0.3
     level_seconds: float = 2.0
@@ -81,7 +82,8 @@ class ConvFSENetConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ConvFSENetConfig:
         """Read back what `to_dict` wrote; unknown names raise TypeError."""
-        return cls(**{**values, "dilations": tuple(values["dilations"])})
+        earlier = {"gate_fast": 0}  # what checkpoints from before a name was there have
+        return cls(**{**earlier, **values, "dilations": tuple(values["dilations"])})
 
 
 class State(NamedTuple):
@@ -112,7 +114,9 @@ class Block(nn.Module):
         self.dilation, self.kernel, self.estimator = dilation, config.kernel, config.estimator
         window = (config.kernel - 1) * dilation + 1
         self.gating = (
-            GatingSubnet(residual, hidden, config.gate_hidden, window) if config.gated else None
+            GatingSubnet(residual, hidden, config.gate_hidden, window, config.gate_fast)
+            if config.gated
+            else None
         )
         self.inward = nn.Linear(residual, hidden, bias=False)
         self.inward_norm = nn.BatchNorm1d(hidden)

@@ -53,7 +53,7 @@ Array = NDArray[np.float32]
 LANES = 16
 """Widths are padded to multiples of this with zero weights, which the kernels do not see."""
 
-_LAYOUT = 3  # of the buffers that native/ reads
+_LAYOUT = 4  # of the buffers that native/ reads
 if _engine is not None and getattr(_engine, "LAYOUT", 1) != _LAYOUT:  # a checkout after a pull
     warnings.warn("the compiled kernel is outdated: pip install -e . again", stacklevel=2)
     _engine = None  # type: ignore[assignment]
@@ -120,6 +120,7 @@ class _Network:
     spread: Array  # (b, F) mask of bands -> of bins
     dilations: tuple[int, ...]
     windows: tuple[int, ...]
+    pooled: int
 
     def packed(self) -> Array:
         """All weights in the order in which the C kernel reads them."""
@@ -178,7 +179,7 @@ class Engine:
         self._taps = network.blocks[0].depthwise.shape[0]
         shape = [*network.pool.shape, len(network.front_bias)]
         shape += [self._hidden, self._gate_hidden, self._taps]
-        shape += [len(network.blocks), bool(self._channels)]
+        shape += [len(network.blocks), bool(self._channels), network.pooled]
         shape += [*network.dilations, *network.windows]
         shape += [*_banded(network.pool)[0], *_banded(network.spread)[0]]
         self._shape = np.array(shape, np.int32)
@@ -290,6 +291,7 @@ class Engine:
                 state.sums[i] += fresh.astype(np.float64) - oldest
                 oldest[:] = fresh
                 mean = (state.sums[i] / window).astype(np.float32)
+                mean[net.pooled :] = fresh[net.pooled :]
                 units = np.maximum(mean + w.hidden_bias, 0)
                 score = units @ w.expand + w.score_bias
                 gates[i] = (score > 0) | self._all_open
@@ -402,6 +404,7 @@ def _fold(dims: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> _Network:
         spread=_pad(matrix.T, axes=(0,)),
         dilations=dilations,
         windows=tuple((int(dims["kernel"]) - 1) * d + 1 for d in dilations),
+        pooled=int(dims["gate_hidden"]) - int(dims.get("gate_fast", 0)),
     )
     if unused:
         raise ValueError(f"unknown tensors {', '.join(sorted(unused))}")

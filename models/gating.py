@@ -1,13 +1,17 @@
 """Gates: who decides, frame by frame, which channels of a block are computed.
 
 Sources: Miccini et al., "Scalable Speech Enhancement with Dynamic Channel Pruning", ICASSP 2025
-(the gating subnet), and "From Diet to Free Lunch" (section 2.2). Two things are ours:
+(the gating subnet), and "From Diet to Free Lunch" (section 2.2). Three things are ours:
 
 * The scores are batch-normalised before their bias, and the bias is bounded to two standard
   deviations: a gate with normally distributed scores is open in between 2 % and 98 % of the
   training frames. A loss on the utilisation then does not fall into static pruning, where most
   gates stick at all or nothing. It costs nothing at inference, where the normalisation folds into
   the second layer.
+* Half of the hidden units are not pooled. A block with a long dilation would otherwise decide from
+  a second of sound alone: after 2000 steps on the same mixtures WB-PESQ 2.047 instead of 2.042,
+  SI-SDR 11.17 instead of 11.26 dB, and probes hear more (voice activity 0.928 instead of 0.922,
+  MAE of SNR 7.0 instead of 7.4 dB, of F0 42 instead of 47 Hz; `benchmarks.quick_probes`).
 * Pooling is done on the 16 hidden units instead of the 128 channels: both are linear, so the
   result is the same for an eighth of the additions and of the state.
 """
@@ -92,11 +96,14 @@ class GatingSubnet(nn.Module):
     gates : channels to switch.
     hidden : hidden units.
     window : frames to pool over, the receptive field of the block's convolution.
+    fast : the last so many hidden units are not pooled: they hear the frame itself.
     """
 
-    def __init__(self, channels: int, gates: int, hidden: int, window: int):
+    def __init__(self, channels: int, gates: int, hidden: int, window: int, fast: int = 0):
         super().__init__()
-        self.window = window
+        if not 0 <= fast <= hidden:
+            raise ValueError(f"{fast} fast units of {hidden}")
+        self.window, self.slow = window, hidden - fast
         self.squeeze = nn.Linear(channels, hidden, bias=False)
         self.hidden_bias = nn.Parameter(torch.full((hidden,), 0.1))
         self.expand = nn.Linear(hidden, gates, bias=False)
@@ -120,7 +127,9 @@ class GatingSubnet(nn.Module):
         pooled = units[:, :frames]
         for shift in range(1, self.window):
             pooled = pooled + units[:, shift : shift + frames]
-        hidden = torch.relu(pooled / self.window + self.hidden_bias)
+        now = units[:, self.window - 1 :]
+        pooled = torch.cat([pooled[..., : self.slow] / self.window, now[..., self.slow :]], dim=-1)
+        hidden = torch.relu(pooled + self.hidden_bias)
         score = self.expand(hidden)  # (B, L, gates)
         score = self.norm(score.flatten(0, 1)).view_as(score)
         score = score + BIAS_LIMIT * torch.tanh(self.bias / BIAS_LIMIT)

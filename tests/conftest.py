@@ -24,6 +24,7 @@ TINY = ConvFSENetConfig(
     stacks=2,
     dilations=(1, 2, 4),
     gate_hidden=8,
+    gate_fast=3,
 )
 
 

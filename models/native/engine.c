@@ -8,7 +8,7 @@
 
 #include "engine.h"
 
-#define LAYOUT 3 /* of the buffers; engine.py wants the same */
+#define LAYOUT 4 /* of the buffers; engine.py wants the same */
 
 uint16_t dynse_positions[256][8];
 uint8_t dynse_how_many[256];
@@ -80,18 +80,20 @@ static int read_banded(Banded *m, const int32_t *ints, size_t groups, int32_t n)
 }
 
 static int read_shape(Shape *s, const int32_t *ints, size_t count) {
-    if (count < 8) return 0;
+    if (count < 9) return 0;
     s->bins = ints[0], s->bands = ints[1], s->residual = ints[2], s->hidden = ints[3];
     s->gate_hidden = ints[4], s->taps = ints[5], s->blocks = ints[6], s->gated = ints[7];
+    s->pooled = ints[8];
     if (s->bins < 1 || s->blocks < 1 || s->blocks > 256 || s->bands < LANES ||
         s->bands > MAX_BANDS || s->residual < LANES || s->residual > MAX_CHANNELS ||
         s->hidden < LANES || s->hidden > MAX_CHANNELS || s->gate_hidden < LANES ||
-        s->gate_hidden > MAX_CHANNELS || s->taps < 2 || s->taps > MAX_TAPS ||
+        s->gate_hidden > MAX_CHANNELS || s->pooled < 0 || s->pooled > s->gate_hidden ||
+        s->taps < 2 || s->taps > MAX_TAPS ||
         (s->bands | s->residual | s->hidden | s->gate_hidden) % LANES)
         return 0;
     const size_t pools = s->bands / LANES, spreads = ((size_t)s->bins + LANES - 1) / LANES;
-    if (count != 8 + 2 * (s->blocks + pools + spreads)) return 0;
-    s->dilations = ints + 8, s->windows = s->dilations + s->blocks;
+    if (count != 9 + 2 * (s->blocks + pools + spreads)) return 0;
+    s->dilations = ints + 9, s->windows = s->dilations + s->blocks;
     for (int i = 0; i < s->blocks; i++)
         if (s->dilations[i] < 1 || s->dilations[i] > 4096 || s->windows[i] < 1 ||
             s->windows[i] > 65536)

@@ -21,6 +21,7 @@ typedef struct {
 
 typedef struct {
     int32_t bins, bands, residual, hidden, gate_hidden, taps, blocks, gated;
+    int32_t pooled; /* hidden units of a gating subnet that are; the others hear their frame */
     const int32_t *dilations; /* [blocks] */
     const int32_t *windows;   /* [blocks] frames that a gating subnet pools over */
     Banded pool, spread;      /* bins -> bands, bands -> bins */

@@ -322,7 +322,8 @@ INLINE void run_gates(int N, const Shape *s, const Block *w, int window, int64_t
             /* A running sum of float32 in double is exact save for absurd ranges. */
             sums[i] += (double)units[i] - (double)old[i];
             old[i] = units[i];
-            const float unit = (float)sums[i] * share + w->hidden_bias[i];
+            const float pooled = (float)sums[i] * share;
+            const float unit = (i < (size_t)s->pooled ? pooled : units[i]) + w->hidden_bias[i];
             units[i] = unit > 0 ? unit : 0;
         }
         slot = slot + 1 == window ? 0 : slot + 1;

@@ -96,14 +96,18 @@ def test_closed_gates_silence_both_convolutions(network, speechlike):
 
 
 def test_pooled_hidden_units_equal_pooled_channels(network):
-    """The pooling is moved behind the first layer, which is linear: the paper's order agrees."""
+    """The pooling is moved behind the first layer, which is linear: the paper's order agrees.
+
+    The last units are not pooled at all.
+    """
     gating = network.blocks[1].gating
     x = torch.randn(1, 30, 24)
     with torch.no_grad():
         score, _ = gating(x, torch.zeros(1, gating.window - 1, 8))
         padded = torch.cat([torch.zeros(1, gating.window - 1, 24), x], 1)
         pooled = padded.unfold(1, gating.window, 1).mean(-1)
-        hidden = torch.relu(gating.squeeze(pooled) + gating.hidden_bias)
+        slow, fast = gating.squeeze(pooled)[..., :5], gating.squeeze(x)[..., 5:]
+        hidden = torch.relu(torch.cat([slow, fast], -1) + gating.hidden_bias)
         weight, bias = gating.folded()
         expected = hidden @ weight.T + bias
     torch.testing.assert_close(score, expected, rtol=1e-4, atol=1e-4)

@@ -29,7 +29,12 @@ CONFIGS = [
     ConvFSENetConfig(),
     ConvFSENetConfig(gated=False, hidden_channels=50),
     ConvFSENetConfig(
-        bands=60, linear_bands=30, residual_channels=40, hidden_channels=56, gate_hidden=12
+        bands=60,
+        linear_bands=30,
+        residual_channels=40,
+        hidden_channels=56,
+        gate_hidden=12,
+        gate_fast=5,
     ),
     ConvFSENetConfig(stacks=2, dilations=(1, 3, 9, 27), residual_channels=150, gate_hidden=20),
     ConvFSENetConfig(stacks=1, dilations=(80,), kernel=5),

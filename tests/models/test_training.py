@@ -21,6 +21,7 @@ MODEL = ConvFSENetConfig(
     hidden_channels=16,
     dilations=(1, 2, 4),
     gate_hidden=4,
+    gate_fast=2,
 )
 
 

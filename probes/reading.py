@@ -33,8 +33,8 @@ _MIN_VOICED = 8
 _CLEAN_SNR_DB = 22.0
 """From this estimate on no noise is named, unless the probes file says from which."""
 _SURE = 0.7
-"""Probability from which a class is named. On the validation stream two thirds of the voices are,
-86 % of them rightly (of all 81 % would be), and one scene in twenty has its noise named."""
+"""Probability from which a class is named. On the validation stream the gender of 74 % of the
+utterances is, 87 % of them rightly, and the noise of 22 % of the scenes, 7 of 9 rightly."""
 
 
 class Gated(Protocol):
@@ -50,8 +50,8 @@ class SegmentRule:
     """When speech begins and ends: hysteresis in probability, least lengths in seconds.
 
     Stretches whose mean probability is below ``min_confidence`` are dropped: on the validation
-    stream 2 % of the stretches of speech (0.4 % of its frames) and 5 of 6 of the others; music
-    gives such.
+    stream 1 % of the stretches of speech (0.3 % of its frames) and all 4 of the others; music gives
+    such.
     """
 
     on: float = 0.5

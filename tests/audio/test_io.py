@@ -213,8 +213,9 @@ def test_unknown_length(tmp_path, size, as_file):
     assert reader.warnings == []
 
 
-def test_zero_frames_with_chunks_behind():
-    data = header(0) + b"LIST" + struct.pack("<I", 4) + b"INFO"
+@pytest.mark.parametrize("name", [b"LIST", b"cue ", b"smpl", b"PEAK", b"ID3 "])
+def test_zero_frames_with_chunks_behind(name):
+    data = header(0) + name + struct.pack("<I", 4) + b"INFO"
     assert len(read(io.BytesIO(data))[0]) == 0
 
 

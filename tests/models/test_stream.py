@@ -168,6 +168,43 @@ def test_what_lies_above_8_khz(engine):
     assert drop < model < keep
 
 
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros((2, 1000)), 16000, "shape"),
+        (np.zeros((10, 0)), 16000, "shape"),
+        (np.float32(1), 16000, "shape"),
+        (np.zeros((10, 1, 1)), 16000, "shape"),
+        (np.zeros(10, np.int16), 16000, "int16"),
+        (None, 16000, "shape"),
+        ([0.0, np.nan], 16000, "NaN"),
+        ([0.0, -np.inf], 16000, "NaN"),
+        ([0.0, 3e38], 16000, "absurd"),
+        ([0.0, 0.1], 44100.5, "sample rate"),
+        ([0.0, 0.1], "16000", "sample rate"),
+        ([0.0, 0.1], 3999, "sample rate"),
+    ],
+)
+def test_what_is_no_sound_is_refused(engine, samples, rate, message):
+    with pytest.raises(dynse.DynseError, match=message):
+        engine.enhance(samples, rate)
+
+
+def test_a_stream_refuses_what_is_no_sound_and_goes_on(engine, speechlike):
+    stream = Stream(engine)
+    first = stream.feed(speechlike[:1000])
+    for bad in (np.zeros((5, 2), np.float32), np.full(5, np.nan, np.float32), np.zeros(5, int)):
+        with pytest.raises(dynse.DynseError, match="samples"):
+            stream.feed(bad)
+    rest = [stream.feed(speechlike[1000:]), stream.flush()]
+    np.testing.assert_array_equal(np.concatenate([first, *rest]), enhance(engine, speechlike))
+    for after in (lambda: stream.feed(speechlike), stream.flush):
+        with pytest.raises(dynse.DynseError, match="flushed"):
+            after()
+    with pytest.raises(dynse.DynseError, match="channels"):
+        Stream(engine, 0)
+
+
 def test_public_names():
     assert set(dynse.__all__) <= set(dir(dynse)) | set(dynse._PLACES)
     for name in dynse.__all__:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ from .fit_probes import fit_probes
 from .models import models
 from .planning import RefusedError
 from .probe import probe
+from .progress import abandon, say
 from .train import train
 
 app = typer.Typer(
@@ -72,6 +74,10 @@ def main() -> None:
         # Told already; Python would try again at its exit, complain and end with 120.
         _deserted()
         code = code or 1
+    try:
+        sys.stderr.flush()
+    except OSError:
+        abandon(sys.__stderr__, 2)
     sys.exit(code)
 
 
@@ -100,7 +106,8 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return 0
     except _ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", 130)
@@ -118,17 +125,16 @@ def _run(arguments: list[str]) -> int:
         return _say(f"{name}{error.strerror or error}", 1)
     except Exception as error:
         if {"-v", "--verbose"} & set(arguments):
-            traceback.print_exc()
+            say(traceback.format_exc().rstrip("\n"))
         return _say(f"internal error, {type(error).__name__}: {error} (-v shows where)", 1)
 
 
 def _deserted() -> int:
     """The reader of a pipe has gone: nothing to tell anybody."""
-    # Python would complain again at its exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    abandon(sys.__stdout__, 1)
     return 0
 
 
 def _say(message: str, code: int) -> int:
-    print(f"dynse: {message}", file=sys.stderr)
+    say(f"dynse: {message}")
     return code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import typer
 
@@ -12,6 +12,9 @@ from .conditions import Condition, ConditionError
 from .options import Executor, RawSubtype
 from .planning import Job
 from .workers import available_cores
+
+if TYPE_CHECKING:
+    from ..probes.probe_file import Probes
 
 PICTURES = ("png", "svg", "pdf")
 """Formats of --plot."""
@@ -63,6 +66,26 @@ def parse_conditions(option: str, texts: Sequence[str]) -> list[Condition]:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
+def check_labels(option: str, conditions: Sequence[Condition], probes: Probes) -> None:
+    """Refuse a comparison with a word that the probes never say.
+
+    Raises
+    ------
+    typer.BadParameter
+    """
+    for condition in conditions:
+        for field, word in condition.words:
+            name = {"noise": "category"}.get(field, field)
+            fitted = [p for p in probes.probes if p.name.removeprefix("recording_") == name]
+            known = {label for probe in fitted for label in probe.classes}
+            if known and word not in known:
+                raise typer.BadParameter(
+                    f"{condition.text!r}: {word!r} is no {field} of the probes; known are"
+                    f" {', '.join(sorted(known))}",
+                    param_hint=option,
+                )
+
+
 def check_extra(option: str, path: str, jobs: Sequence[Job]) -> None:
     """Refuse a second file of output with several inputs, or in place of another file.
 
@@ -101,6 +124,15 @@ def check_picture(path: str | None, jobs: Sequence[Job], overwrite: bool) -> Non
         )
     if os.path.lexists(path) and not overwrite:
         raise typer.BadParameter(f"{path} exists; --overwrite replaces it", param_hint="--plot")
+    if os.path.lexists(path):
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)  # made when there is a picture
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        raise typer.BadParameter(
+            f"{path} cannot be written: {folder} is no folder to write to", param_hint="--plot"
+        )
 
 
 def picture_format(path: str) -> str:

@@ -63,11 +63,12 @@ class Condition:
 
     Parameters
     ----------
-    text : as in "snr_db<15 and not (noise==babble or speech_ratio<0.2)".
+    text : as in "snr_db<15 and not (noise==street or speech_ratio<0.2)".
 
     Attributes
     ----------
     fields : the fields it reads, by their full names, in order.
+    words : the fields of `WORDS` with what they are compared with, but null.
 
     Raises
     ------
@@ -78,6 +79,7 @@ class Condition:
     def __init__(self, text: str) -> None:
         self.text = " ".join(text.split())
         self.fields: list[str] = []
+        self.words: list[tuple[str, str]] = []
         self._tokens = _tokens(text)
         try:
             self._test = self._either()
@@ -144,6 +146,7 @@ class Condition:
             if kind not in ("word", "quoted"):
                 self._fail(f"{field} is a word, {text!r} is not")
             limit = text
+            self.words.append((field, text))
         compare = _COMPARE[sign]
         return lambda row: None if row[field] is None else compare(row[field], limit)
 

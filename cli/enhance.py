@@ -14,6 +14,7 @@ from . import options as given
 from .batch import run
 from .choices import (
     check_extra,
+    check_labels,
     check_picture,
     executors,
     headerless,
@@ -22,7 +23,7 @@ from .choices import (
 )
 from .enhancing import Done, EnhanceWork, Options
 from .planning import Job, plan, read_named, shard
-from .progress import Screen
+from .progress import Screen, say
 from .workers import Failed
 
 
@@ -231,10 +232,12 @@ def enhance(
     )
     # What is wrong with these is one failure, not one an input.
     engine = load_model(options.model)
-    said_by = (
-        reports.origin(engine, load_probes_of(options.model, options.probes)) if asks_probes else {}
-    )
-    out = None if form is Form.TABLE else Output(form, named.single)
+    said_by = {}
+    if asks_probes:
+        fitted = load_probes_of(options.model, options.probes)
+        check_labels("--only-if", conditions, fitted)
+        said_by = reports.origin(engine, fitted)
+    out = None if form is Form.TABLE else Output(form, named.single, optional=True)
 
     def tell(screen: Screen, i: int, done: Done) -> None:
         for line in done.lines():
@@ -261,11 +264,14 @@ def enhance(
     if out is not None:
         out.close(Screen([]))
     if tally.interrupted:
-        typer.echo("dynse: interrupted", err=True)
+        say("dynse: interrupted")
     if len(planned) != 1 and (not quiet or tally.exit_code):
-        typer.echo(tally.summary("enhanced"), err=True)
-    if tally.exit_code:
-        raise typer.Exit(tally.exit_code)
+        say(tally.summary("enhanced"))
+    unsaid = None if out is None else out.error
+    if unsaid is not None:
+        say(f"dynse: stdout: the reports could not be written: {unsaid.strerror or unsaid}")
+    if tally.exit_code or unsaid is not None:
+        raise typer.Exit(tally.exit_code or 1)
 
 
 def _exists(target: str) -> bool:

@@ -259,7 +259,8 @@ def _enhance_if(
     if _copies_bytes(job, options):
         _copy(job, options.overwrite)
         utilisation = probed.report["compute"]["utilisation"]
-        done = Done(job.source, job.target, probed.sound_s, 0.0, utilisation, 0, ())
+        said = tuple(dict.fromkeys(probed.warnings))
+        done = Done(job.source, job.target, probed.sound_s, 0.0, utilisation, 0, said)
     else:
         untouched = replace(options, atten_lim_db=0.0, band="keep")
         done = enhance_file(engine, job.source, job.target, untouched, heard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import typer
 
 from . import report as reports
-from .progress import Screen
+from .progress import Screen, abandon
 from .report import Report
 
 
@@ -64,10 +65,17 @@ class Output:
     ----------
     form : how.
     single : JSON is one object, not an array.
+    optional : reports are a by-product: that they cannot be written stops nothing.
+
+    Attributes
+    ----------
+    error : why optional reports could not be written, other than that their reader has gone.
     """
 
-    def __init__(self, form: Form, single: bool) -> None:
-        self._form, self._single = form, single
+    def __init__(self, form: Form, single: bool, *, optional: bool = False) -> None:
+        self._form, self._single, self._optional = form, single, optional
+        self.error: OSError | None = None
+        self._lost = False
         self._waiting: dict[int, Report | None] = {}
         self._next = 0
         self._kept: list[Report] = []
@@ -87,7 +95,7 @@ class Output:
         self._waiting.clear()
         if self._form is Form.JSON and (self._kept or not self._single):
             found: Any = self._kept[0] if self._single else self._kept
-            _say(screen, reports.to_json(found))
+            self._say(screen, reports.to_json(found))
 
     def _write(self, screen: Screen, report: Report | None) -> None:
         if report is None:
@@ -95,16 +103,23 @@ class Output:
         if self._form is Form.JSON:
             self._kept.append(report)
         elif self._form is Form.JSONL:
-            _say(screen, reports.to_json(report, None))
+            self._say(screen, reports.to_json(report, None))
         elif self._form is Form.CSV:
-            _say(screen, reports.to_csv(report, header=not self._begun))
+            self._say(screen, reports.to_csv(report, header=not self._begun))
         elif self._form is Form.RTTM:
-            _say(screen, reports.to_rttm(report))
+            self._say(screen, reports.to_rttm(report))
         elif report["status"] == "ok":
-            _say(screen, _TEXT[self._form](report))
+            self._say(screen, _TEXT[self._form](report))
         self._begun = True
 
-
-def _say(screen: Screen, text: str) -> None:
-    if text:
-        screen.data(text.encode() + b"\n")
+    def _say(self, screen: Screen, text: str) -> None:
+        if not text or self._lost:
+            return
+        try:
+            screen.data(text.encode() + b"\n")
+        except OSError as error:
+            if not self._optional:
+                raise
+            self._lost = True
+            self.error = None if isinstance(error, BrokenPipeError) else error
+            abandon(sys.__stdout__, 1)

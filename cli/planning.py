@@ -139,6 +139,11 @@ def plan(
         _check_file(output, len(found), headerless)
     elif as_folder and output is not None and _is_file(output):
         raise typer.BadParameter(f"{output} is a file, a folder is needed", param_hint="-o")
+    elif as_folder and output is not None and _is_file_name(output):
+        raise typer.BadParameter(
+            f"several inputs need a folder; to have one named so, write {output}/",
+            param_hint="-o",
+        )
 
     def target(entry: _Input) -> str:
         if output == "-" or (output is None and entry.path == "-"):
@@ -212,19 +217,57 @@ def expand(
             yield _Input(path, below if inner is None else os.path.join(inner, below), name)
     elif magic and glob.has_magic(name) and not os.path.lexists(name):
         fixed = _fixed_part(name)
-        matches = sorted(glob.glob(name, recursive=True))
+        matches = sorted(_matches(name))
+        found: list[_Input] = []
         for match in matches:
             below = os.path.relpath(match, fixed)
             # A pattern such as in/** gives folders besides what is in them.
             if not os.path.isdir(match):
-                yield _Input(match, below, fixed)
+                found.append(_Input(match, below, fixed))
             elif "**" not in name:
                 for entry in expand(match, recursive):
-                    yield _Input(entry.path, os.path.join(below, entry.inner), entry.below)
+                    inside = os.path.join(below, entry.inner)
+                    found.append(_Input(entry.path, inside, entry.below))
+        yield from _each_once(found, fixed)
         if not matches:
             yield _Input(name, os.path.basename(name))  # fails like any file that is not there
     else:
         yield _Input(name, inner or os.path.basename(name))  # named by hand: always tried
+
+
+def _matches(pattern: str) -> set[str]:
+    """What a glob stands for; unlike Python's, ** follows no links, which may lead in circles."""
+    parts = pattern.replace("/", os.sep).split(os.sep)
+    if "**" not in parts:
+        return set(glob.glob(pattern))
+    at = parts.index("**")
+    first, rest = os.sep.join(parts[:at]), os.sep.join(parts[at + 1 :]) or "*"
+    if at and not first:
+        first = os.sep
+    found: set[str] = set()
+    for root in glob.glob(os.path.join(first, "")) if first else [""]:
+        for place, folders, _ in os.walk(root or os.curdir):
+            folders[:] = [folder for folder in folders if not folder.startswith(".")]
+            inner = os.path.relpath(place, root or os.curdir)
+            below = root if inner == os.curdir else os.path.join(root, inner)
+            found |= _matches(os.path.join(glob.escape(below), rest))
+    return found
+
+
+def _each_once(found: list[_Input], top: str) -> list[_Input]:
+    """Leave out what is reached by a linked folder, where it is found without or before as well."""
+    real_top = os.path.realpath(top)
+    folders: dict[str, tuple[str, bool]] = {}  # as found -> the real one, whether by a link
+    best: dict[str, tuple[bool, int]] = {}
+    for i, entry in enumerate(found):
+        folder, base = os.path.split(entry.path)
+        if folder not in folders:
+            real, way = os.path.realpath(folder), os.path.relpath(folder or os.curdir, top)
+            folders[folder] = real, real != os.path.normpath(os.path.join(real_top, way))
+        real, linked = folders[folder]
+        key = os.path.join(real, base)
+        best[key] = min(best.get(key, (linked, i)), (linked, i))
+    return [found[i] for i in sorted(i for _, i in best.values())]
 
 
 def _files_in(folder: str, recursive: bool) -> Iterator[str]:
@@ -232,7 +275,8 @@ def _files_in(folder: str, recursive: bool) -> Iterator[str]:
     for place, folders, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)):
         folders.sort()
         for file in sorted(files):
-            if os.path.splitext(file)[1].lower() in READABLE:
+            # ._x.wav is no sound but what macOS keeps of x.wav on foreign disks.
+            if os.path.splitext(file)[1].lower() in READABLE and not file.startswith("._"):
                 yield os.path.join(place, file)
         if not recursive:
             break
@@ -250,11 +294,19 @@ def _fixed_part(pattern: str) -> str:
 def _is_folder(output: str, named: list[str]) -> bool:
     if output.endswith(("/", os.sep)) or os.path.isdir(output):
         return True
-    return len(named) > 1 or any(map(_is_several, named))
+    once = {name if name == "-" else os.path.abspath(name) for name in named}
+    return len(once) > 1 or any(map(_is_several, named))
 
 
 def _is_file(output: str) -> bool:
     return os.path.lexists(output.rstrip("/" + os.sep)) and not os.path.isdir(output)
+
+
+def _is_file_name(output: str) -> bool:
+    """Whether it reads like a sound file and is no folder."""
+    if output.endswith(("/", os.sep)) or os.path.isdir(output):
+        return False
+    return os.path.splitext(output)[1].lower() in (*READABLE, *WRITABLE, *HEADERLESS)
 
 
 def _is_several(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,7 @@ def save_picture(figure: Any, path: str, overwrite: bool) -> None:
         The file cannot be written.
     """
     try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         part = PartFile(path, overwrite)
         try:
             with open(part.handle, "wb", closefd=False) as file:

@@ -9,9 +9,9 @@ import typer
 
 from . import options as given
 from .batch import Tally, run
-from .choices import check_picture, executors, headerless, parse_conditions
+from .choices import check_labels, check_picture, executors, headerless, parse_conditions
 from .planning import Job, find, printable, read_named, shard
-from .progress import Screen
+from .progress import Screen, say
 from .workers import Failed
 
 
@@ -89,9 +89,9 @@ def probe(
         plot=plot,
         overwrite=overwrite,
     )
-    said_by = reports.origin(
-        load_model(options.model), load_probes_of(options.model, options.probes)
-    )
+    fitted = load_probes_of(options.model, options.probes)
+    check_labels("--assert", checks, fitted)
+    said_by = reports.origin(load_model(options.model), fitted)
     output = Output(form, named.single)
     broken = 0
 
@@ -125,8 +125,8 @@ def probe(
 
 def _finish(tally: Tally, quiet: bool, broken: int) -> None:
     if tally.interrupted:
-        typer.echo("dynse: interrupted", err=True)
+        say("dynse: interrupted")
     if tally.planned != 1 and (not quiet or tally.exit_code):
-        typer.echo(tally.summary("probed"), err=True)
+        say(tally.summary("probed"))
     if tally.exit_code or broken:
         raise typer.Exit(tally.exit_code or 3)

@@ -37,6 +37,7 @@ class Probed:
 
     sound_s: float
     report: dict[str, Any]
+    warnings: tuple[str, ...] = ()  # of the reader alone; the report has all
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,10 @@ def probe_file(
         if picture is not None:
             picture.push(out[:0], out)
         report = analyst.report(path, reader, options.frames or picture is not None)
+        warnings = tuple(warning.message for warning in reader.warnings)
     if picture is not None:
         assert options.plot is not None
         picture.draw(options.plot, report, options.overwrite)
         if not options.frames:
             del report["frames"]
-    return Probed(reader.frames_read / reader.sample_rate, report)
+    return Probed(reader.frames_read / reader.sample_rate, report, warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import suppress
@@ -14,6 +15,21 @@ _PATIENCE_S = 0.5
 """Shorter work shows no bar, and does not wait for rich to be imported."""
 
 _EVERY_S = 0.1
+
+
+def say(text: str) -> None:
+    """Write a line to stderr; that it cannot be written, or nobody reads it, stops no work."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
+
+
+def abandon(stream: Any, number: int) -> None:
+    """Let what is still to be written to stdout (1) or stderr (2) vanish.
+
+    What could not be written waits in a buffer; Python would try again at its exit, complain and
+    end with 120.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno() if stream else number)
 
 
 class Screen:
@@ -39,23 +55,25 @@ class Screen:
         """Say something; nothing but errors when quiet."""
         if self._quiet and not error:
             return
-        with suppress(BrokenPipeError):  # that nobody reads the messages stops no work
-            if self._progress is not None:
-                self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            else:
-                print(text, file=sys.stderr)
+        if self._progress is None:
+            say(text)
+            return
+        with suppress(OSError):
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def data(self, data: bytes) -> None:
         """Write to stdout, without the bar in between where both are on one terminal."""
         bar = self._progress if sys.stdout.isatty() else None
         if bar is not None:
             bar.stop()
-        # Bytes, so that it is UTF-8 whatever the locale says.
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-        if bar is not None:
-            bar.start()
+        try:
+            # Bytes, so that it is UTF-8 whatever the locale says.
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        finally:
+            if bar is not None:
+                bar.start()
 
     def moved(self, i: int, done: int, total: int | None, rate: int) -> None:
         """Input `i` is at `done` of `total` frames at `rate` Hz."""
@@ -74,7 +92,8 @@ class Screen:
 
     def __exit__(self, *_: Any) -> None:
         if self._progress is not None:
-            self._progress.stop()
+            with suppress(OSError):
+                self._progress.stop()
             self._progress = None
             self._shown = False
 

@@ -268,7 +268,8 @@ class Pool:
             if self._closing:
                 raise _DiedError("was not started")
             process = subprocess.Popen(
-                [sys.executable, "-c", code, json.dumps(sys.path)],
+                # -P: else a json.py in the current folder would be run in place of Python's.
+                [sys.executable, "-P", "-c", code, json.dumps(sys.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env={**os.environ, **dict.fromkeys(threads, "1")},

@@ -1,5 +1,9 @@
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import typer
+
+from dynse.cli.choices import check_labels
 from dynse.cli.conditions import NUMBERS, WORDS, Condition, ConditionError
 from dynse.cli.report import CSV_COLUMNS
 
@@ -81,3 +85,16 @@ def test_values_are_told_by_short_names():
 
 def test_every_field_is_a_column():
     assert {*NUMBERS, *WORDS} < set(CSV_COLUMNS)
+
+
+@pytest.mark.parametrize("recording", ["", "recording_"])
+def test_a_word_that_the_probes_never_say_is_wrong_usage(recording):
+    classes = {"category": ("office", "street"), "gender": ("female", "male")}
+    probes = SimpleNamespace(
+        probes=[SimpleNamespace(name=recording + name, classes=classes[name]) for name in classes]
+    )
+    fine = [Condition("noise==street or not gender!='male' or noise==null")]
+    check_labels("--only-if", fine, probes)
+    with pytest.raises(typer.BadParameter, match=r"'bable' is no noise .* office, street"):
+        check_labels("--only-if", [*fine, Condition("snr_db<3 or noise==bable")], probes)
+    check_labels("--only-if", [Condition("noise==bable")], SimpleNamespace(probes=[]))

@@ -28,9 +28,12 @@ def test_plot_draws_a_picture(checkpoint_path, tmp_path, speechlike):
     assert _run([*command, "--plot", str(tmp_path / "x.png")]) == 0
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
     again = [*command, "--overwrite", "--plot"]
-    assert _run([*again, str(tmp_path / "nowhere/x.png")]) == 1
+    assert _run([*again, str(tmp_path / "new/deep/x.png")]) == 0
+    assert (tmp_path / "new/deep/x.png").exists()
     assert _run([*again, str(tmp_path / "bare")]) == 0
     assert (tmp_path / "bare").read_bytes()[:4] == b"\x89PNG"
     assert _run([*command, "-o", str(tmp_path / "y.wav"), "--plot", str(tmp_path / "bare")]) == 2
     assert _run([*command, "-o", str(tmp_path / "y.wav"), "--plot", str(tmp_path / "x.xyz")]) == 2
+    for do in (["-o", str(tmp_path / "y.wav")], ["-o", str(tmp_path / "y.wav"), "--overwrite"]):
+        assert _run([*command, *do, "--plot", str(tmp_path / "x.wav/x.png")]) == 2
     assert not (tmp_path / "y.wav").exists()

@@ -157,3 +157,11 @@ def test_an_internal_error_costs_one_file(tmp_path, capsys):
     assert capsys.readouterr().err == (
         "bad: internal error, ZeroDivisionError: one two (-v shows where)\n"
     )
+
+
+def test_workers_import_nothing_from_the_current_folder(dynse):
+    for name in ("a", "b"):
+        dynse.write(f"in/{name}.wav")
+    (dynse.folder / "json.py").write_text("open('ran', 'w')")
+    assert dynse("in", "-o", "out", "-j", 2).returncode == 0
+    assert dynse.files() == ["in/a.wav", "in/b.wav", "json.py", "out/a.wav", "out/b.wav"]

@@ -22,6 +22,38 @@ def test_files_folders_and_quoted_globs(dynse):
     assert dynse.files("globbed") == ["deep/c.wav"], "mirrored below the fixed part"
 
 
+def test_a_glob_gives_each_file_once_whatever_links_there_are(here, dynse):
+    names = ["a.wav", "deep/b.wav"]
+    for name in names:
+        dynse.write(f"in/{name}")
+    (dynse.folder / "in/a-loop").symlink_to("../in")
+    (dynse.folder / "in/loop").symlink_to(".")
+    for pattern in ("in/**/*.wav", "in/**"):
+        assert here(pattern, "-o", "out", "-q", "--overwrite") == 0
+        assert dynse.files("out") == names
+    assert here("in/*", "-o", "one", "-q") == 0
+    assert dynse.files("one") == names
+    assert here(str(dynse.folder / "i*/**/deep/*.wav"), "-o", "absolute", "-q") == 0
+    assert dynse.files("absolute") == ["in/deep/b.wav"]
+    assert here("**/b.wav", "-o", "relative", "-q") == 0
+    assert "in/deep/b.wav" in dynse.files("relative")
+    assert here("none/**/*.wav", "-o", "nothing/", "-q") == 1
+
+
+def test_what_macos_keeps_beside_a_file_is_no_input_of_a_folder(here, dynse):
+    dynse.write("in/a.wav")
+    (dynse.folder / "in/._a.wav").write_bytes(b"\0\5\x16\7")
+    assert here("in", "-o", "out", "-q") == 0
+    assert dynse.files("out") == ["a.wav"]
+    assert here("in/._a.wav", "-o", "out/", "-q") == 1, "named by hand: tried"
+
+
+def test_a_file_named_twice_is_one_input(here, dynse):
+    dynse.write("a.wav")
+    assert here("a.wav", "./a.wav", "-o", "x.wav", "-q") == 0
+    assert dynse.info("x.wav").frames == 3200
+
+
 def test_recursive_mirrors_the_tree(dynse):
     names = ["a.wav", "deep/a.wav", "deep/er/b.flac"]
     for name in names:
@@ -114,6 +146,7 @@ def test_same_stem_in_two_folders_is_refused_before_any_work(dynse):
     [
         (["a.wav", "b.wav", "-o", "out.wav"], "a folder is needed"),
         (["a.wav", "-o", "out.wav/"], "a folder is needed"),
+        (["a.wav", "b.wav", "-o", "new.wav"], "several inputs need a folder"),
         (["a.wav", "b.wav", "-o", "-"], "one input"),
         (["a.wav", "-o", "out.mp3"], "no format to write"),
         (["empty"], "no audio files"),

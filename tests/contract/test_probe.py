@@ -260,6 +260,24 @@ def test_only_if_keeps_samples_where_the_file_cannot_be_kept(here, dynse, speech
     assert here("a b.wav", "-o", "x.wav", "--only-if", "snr_db<", "--probes", dynse.probes) == 2
 
 
+def test_a_copy_of_a_damaged_file_says_so(dynse, noise):
+    whole = dynse.write("in.wav", noise(16000)).read_bytes()
+    (dynse.folder / "in.wav").write_bytes(whole[:20000])
+    done = dynse("in.wav", "-o", "out.wav", "--only-if", "duration_s>99", probes=dynse.probes)
+    assert done.returncode == 0
+    assert (dynse.folder / "out.wav").read_bytes() == whole[:20000]
+    assert done.lines[0].startswith("in.wav: warning: ")
+
+
+def test_a_condition_with_an_unknown_label_is_wrong_usage(here, dynse, capsys):
+    dynse.write("a.wav")
+    options = ["a.wav", "--probes", dynse.probes]
+    for do, option in (("enhance", "--only-if"), ("probe", "--assert")):
+        assert here(*options, option, "noise==bable", do=do) == 2
+        assert "nature, office, street" in " ".join(capsys.readouterr().err.split())
+    assert dynse.files() == ["a.wav"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

@@ -271,6 +271,47 @@ def test_a_report_that_cannot_be_written_is_one_line(dynse, stdout):
         assert b"Exception ignored" not in done.stderr
 
 
+def test_all_files_are_written_though_the_reader_of_reports_has_gone(dynse):
+    for i in range(4):
+        dynse.write(f"in/{i}.wav")
+    (dynse.folder / "in/0.wav").write_text("words")
+    # The pipe has no reader from the start.
+    reports, end = os.pipe()
+    os.close(reports)
+    done = dynse("in", "-o", "out", "--jsonl", "-q", probes=dynse.probes, stdout=end)
+    os.close(end)
+    assert (done.returncode, len(done.lines)) == (1, 2), done.text
+    assert dynse.files("out") == ["1.wav", "2.wav", "3.wav"]
+    (dynse.folder / "in/0.wav").unlink()
+    done = closed(
+        dynse, "| true; exit ${PIPESTATUS[0]}", "in", "-o", "again", "--json", probes=dynse.probes
+    )
+    assert done.returncode == 0
+    assert dynse.files("again") == ["1.wav", "2.wav", "3.wav"]
+
+
+@pytest.mark.parametrize("stdout", [">&-", ">/dev/full"])
+def test_all_files_are_written_though_reports_cannot_be(dynse, stdout):
+    for i in range(3):
+        dynse.write(f"in/{i}.wav")
+    done = closed(dynse, stdout, "in", "-o", "out", "--csv", "-q", probes=dynse.probes)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"the reports could not be written" in done.stderr
+    assert dynse.files("out") == ["0.wav", "1.wav", "2.wav"]
+
+
+def test_messages_that_cannot_be_written_stop_no_work(dynse):
+    for i in range(3):
+        dynse.write(f"in/{i}.wav")
+    assert closed(dynse, "2>/dev/full", "in", "-o", "out").returncode == 0
+    assert dynse.files("out") == ["0.wav", "1.wav", "2.wav"]
+    (dynse.folder / "in/0.wav").write_text("words")
+    assert closed(dynse, "2>/dev/full", "in", "-o", "out", "--overwrite").returncode == 1
+    assert closed(dynse, "2>/dev/full", "in", "-o", "in").returncode == 2
+    assert closed(dynse, "2>/dev/full", "in", do="probe").returncode == 1
+
+
 def test_a_stream_lags_less_than_a_second(script, dynse):
     """6 s of stereo 48 kHz at the pace of a microphone; at full size, `benchmarks/long_pipe.py`."""
     found = script("long_pipe.py")["Pipe"](6 / 3600, 1.0, str(dynse.model)).drain()

@@ -19,6 +19,18 @@ class DynseError(Exception):
     code = "error"
 
 
+class MissingPackageError(DynseError):
+    """A package that training and scoring need, and enhancing does not, is not installed."""
+
+    code = "missing_package"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"this needs the package {name}: pip install 'dynse[train]' (from a checkout: "
+            "pip install '.[train]'), which takes a C++ compiler"
+        )
+
+
 class SamplesError(DynseError, ValueError):
     """An array that is no sound: its shape, type, rate or values are not those allowed."""
 

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import warnings
+from importlib import import_module
+from types import ModuleType
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import DynseError
+from .errors import DynseError, MissingPackageError
 from .stft import SAMPLE_RATE
 
 
 class MetricError(DynseError):
     """A score that is not defined for these signals."""
+
+
+def package(name: str) -> ModuleType:
+    """Import a package of the extra ``train``.
+
+    Raises
+    ------
+    MissingPackageError
+        It is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pyworld imports pkg_resources, which complains
+            return import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(name) from error
 
 
 def si_sdr(clean: ArrayLike, estimate: ArrayLike) -> float:
@@ -39,8 +59,7 @@ def pesq_wb(clean: ArrayLike, estimate: ArrayLike) -> float:
     MetricError
         No utterance found, or shorter than a quarter of a second.
     """
-    import pesq
-
+    pesq = package("pesq")
     s, e = _pair(clean, estimate)
     if not np.any(e):
         return 1.04  # the reference code divides by the level of the degraded signal

@@ -187,11 +187,11 @@ class ConvFSENet(nn.Module):
 
     def initial_state(self, batch: int = 1) -> State:
         """State before the first frame."""
-        config, device = self.config, self.front.weight.device
+        config, weight = self.config, self.front.weight
         hidden = config.gate_hidden if config.gated else 0
 
         def zeros(*shape: int) -> Tensor:
-            return torch.zeros(*shape, device=device)
+            return torch.zeros(*shape, device=weight.device, dtype=weight.dtype)
 
         return State(
             frames=zeros(batch),
@@ -225,7 +225,7 @@ class ConvFSENet(nn.Module):
         compressed = (power @ self.pool) ** (config.compression / 2)  # (B, L, bands)
         # Bins below 50 Hz carry DC offset and rumble, not level.
         mean = compressed[..., 2:].mean(-1)  # (B, L)
-        audible = (mean > 0).float()
+        audible = (mean > 0).to(mean.dtype)
         frame_seconds = HOP / SAMPLE_RATE
         slow = 1 - float(torch.exp(torch.tensor(-frame_seconds / config.level_seconds)))
         rise = 1 - float(torch.exp(torch.tensor(-frame_seconds / config.floor_rise_seconds)))
@@ -234,7 +234,7 @@ class ConvFSENet(nn.Module):
         levels, floors = [], []
         for c, m, a in zip(compressed.unbind(1), mean.unbind(1), audible.unbind(1), strict=True):
             frames = frames + a
-            first = (frames <= 1).float()
+            first = (frames <= 1).to(mean.dtype)
             # Mean over the first seconds, exponential afterwards: settled from the first frame on.
             level = level + a * (1 / frames.clamp(min=1)).clamp(min=slow) * (m - level)
             rate = torch.where(c < floor, fall, rise)
@@ -260,7 +260,7 @@ class ConvFSENet(nn.Module):
             scores.append(z)
             poolings.append(pooling)
             histories.append(history)
-        mask = torch.sigmoid(self.back(x)).float() @ self.expand.T  # (B, L, F)
+        mask = torch.sigmoid(self.back(x)).to(self.expand.dtype) @ self.expand.T  # (B, L, F)
         state = state._replace(pooling=tuple(poolings), history=tuple(histories))
         return Output(mask, torch.stack(gates, 2), torch.stack(scores, 2), state)
 

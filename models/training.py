@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from ..audio.corpus import Corpus
 from ..audio.errors import DynseError
+from ..audio.metrics import package
 from ..audio.mixing import MixConfig, Mixer
 from ..audio.stft import HOP, WINDOW
 from .batches import Batches, MixturePool
@@ -121,6 +122,7 @@ class Trainer:
     ):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        package("pesq")  # which the first validation needs: not after an hour
         self.config, self.out, self.workers = config, out, workers
         self.device = torch.device(device)
         out.mkdir(parents=True, exist_ok=True)

@@ -13,16 +13,14 @@ windows was not measured here.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..audio.metrics import MetricError, pesq_wb
+from ..audio.metrics import MetricError, package, pesq_wb
 from ..audio.mixing import active_level
 from ..audio.stft import HOP, SAMPLE_RATE, WINDOW
 
@@ -246,20 +244,13 @@ def _map(pairs: Iterable[tuple[Float32, Float32]], jobs: int) -> Iterator[float]
         yield from pool.map(_pesq_pair, pairs, chunksize=32)
 
 
-def _pyworld() -> ModuleType:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it imports pkg_resources, which says it is deprecated
-        import pyworld
-    return pyworld
-
-
 def fundamental(clean: ArrayLike) -> Float32:
     """Fundamental frequency of the clean speech in Hz, 0 where unvoiced: (L,) float32.
 
     WORLD's DIO (71..800 Hz) refined by StoneMask, a frame period of 16 ms. Long signals go in
     pieces of a minute with a second of margin, so that memory does not grow with them.
     """
-    pyworld = _pyworld()
+    pyworld = package("pyworld")
     x = _whole(clean)
     frames = len(x) // HOP + 1 if len(x) else 0
     out = np.zeros(frames, np.float32)

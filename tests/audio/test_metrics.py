@@ -1,6 +1,9 @@
+import sys
+
 import numpy as np
 import pytest
 
+from dynse.audio.errors import MissingPackageError
 from dynse.audio.metrics import MetricError, pesq_wb, si_sdr, stoi
 
 
@@ -29,3 +32,9 @@ def test_identity_is_the_best_score(speechlike):
     assert pesq_wb(speechlike, np.zeros_like(speechlike)) == 1.04
     assert stoi(speechlike, speechlike) == pytest.approx(1, abs=1e-3)
     assert stoi(speechlike, speechlike, extended=True) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_package_of_the_training_extra_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    with pytest.raises(MissingPackageError, match=r"package pesq: pip install 'dynse\[train\]'"):
+        pesq_wb(np.ones(16000), np.ones(16000))

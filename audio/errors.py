@@ -25,8 +25,12 @@ class MissingPackageError(DynseError):
     code = "missing_package"
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f"this needs the package {name}: pip install 'dynse[train]' (from a checkout: "
+        super().__init__(name)  # and no more: it is pickled between worker processes
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"this needs the package {self.name}: pip install 'dynse[train]' (from a checkout: "
             "pip install '.[train]'), which takes a C++ compiler"
         )
 

@@ -1,3 +1,4 @@
+import pickle
 import sys
 
 import numpy as np
@@ -38,3 +39,5 @@ def test_a_package_of_the_training_extra_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pesq", None)
     with pytest.raises(MissingPackageError, match=r"package pesq: pip install 'dynse\[train\]'"):
         pesq_wb(np.ones(16000), np.ones(16000))
+    error = MissingPackageError("pesq")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -41,7 +41,7 @@ def on_ray(jobs: Sequence[Any], work: Work, tell: Tell, workers: int | None = No
         The work cannot start.
     """
     try:
-        import ray  # type: ignore[import-not-found, unused-ignore]
+        import ray
     except ImportError as error:
         raise RefusedError("ray is not installed: pip install 'dynse[ray]'") from error
 

@@ -6,19 +6,16 @@ dimensions, STFT, training data and licences, validation scores, library version
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.errors import DynseError
+from .container import read_container, write_container
 
 if TYPE_CHECKING:
     from .conv_fsenet import ConvFSENet
@@ -78,44 +75,13 @@ def read(name: str | Path = DEFAULT) -> Checkpoint:
         Missing or damaged file, a header that is not ours, or a shipped file whose sha256 is not
         the one in the table.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load as load_tensors
-
     path, expected = resolve(name)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}") from error
-    digest = hashlib.sha256(data).hexdigest()
-    if expected is not None and digest != expected:
-        raise CheckpointError(
-            f"{path}: sha256 {digest[:12]}..., expected {expected[:12]}...; reinstall dynse"
-        )
-    try:
-        tensors = load_tensors(data)
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a dynse model (format {metadata.get('format')!r})")
-    return Checkpoint(json.loads(metadata["header"]), tensors, digest, path)
+    return Checkpoint(*read_container(path, FORMAT, "model", CheckpointError, expected), path)
 
 
 def save(path: Path, tensors: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> str:
     """Write a checkpoint whole or not at all; return its sha256."""
-    from safetensors.numpy import save as dump_tensors
-
-    text = json.dumps(header, sort_keys=True, allow_nan=False)
-    data = dump_tensors(
-        {name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())},
-        metadata={"format": FORMAT, "header": text},
-    )
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(data)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-    return hashlib.sha256(data).hexdigest()
+    return write_container(path, FORMAT, tensors, header)
 
 
 def save_network(path: Path, network: ConvFSENet, header: Mapping[str, Any]) -> str:

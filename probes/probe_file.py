@@ -10,10 +10,7 @@ Imports neither scikit-learn nor scipy nor torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..audio.errors import DynseError
+from ..models.container import read_container, write_container
 
 __all__ = [
     "AT_ONCE",
@@ -210,26 +208,15 @@ def save_probes(
     features : (K,) gate indices.
     weights, bias : (K, T) and (T,) real.
     """
-    from safetensors.numpy import save
-
     integers, scale = quantise(np.asarray(weights, np.float64))
-    text = json.dumps(
-        {**header, "probes": [asdict(probe) for probe in probes]}, sort_keys=True, allow_nan=False
-    )
-    data = save(
-        {
-            "bias": np.ascontiguousarray(bias, np.float64),
-            "features": np.ascontiguousarray(features, np.int32),
-            "scale": np.ascontiguousarray(scale, np.float64),
-            "weights": np.ascontiguousarray(integers, np.int32),
-        },
-        metadata={"format": FORMAT, "header": text},
-    )
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(data)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-    return hashlib.sha256(data).hexdigest()
+    tensors: dict[str, NDArray[Any]] = {
+        "bias": np.asarray(bias, np.float64),
+        "features": np.asarray(features, np.int32),
+        "scale": np.asarray(scale, np.float64),
+        "weights": np.asarray(integers, np.int32),
+    }
+    told = {**header, "probes": [asdict(probe) for probe in probes]}
+    return write_container(path, FORMAT, tensors, told)
 
 
 def load_shipped(model_name: str, model_sha256: str) -> Probes:
@@ -264,24 +251,9 @@ def load_probes(path: str | Path) -> Probes:
     ProbesError
         Missing, damaged, or another kind of file.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     path = Path(path)
+    header, tensors, digest = read_container(path, FORMAT, "probes file", ProbesError)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ProbesError(f"{path}: {error.strerror}") from error
-    try:
-        tensors = load(data)
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
-        raise ProbesError(f"{path}: not a safetensors file ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise ProbesError(f"{path}: not a dynse probes file (format {metadata.get('format')!r})")
-    try:
-        header = json.loads(metadata["header"])
         probes = tuple(_probe(entry) for entry in header.pop("probes"))
         features = tensors["features"].astype(np.int64)
         weights = tensors["weights"].astype(np.float32)
@@ -292,7 +264,6 @@ def load_probes(path: str | Path) -> Probes:
             raise ProbesError(f"{path}: the weights do not fit the header")
         if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
             raise ProbesError(f"{path}: weights that are not finite")
-        digest = hashlib.sha256(data).hexdigest()
         return Probes(header, probes, features, weights, scale, bias, digest)
     except (KeyError, TypeError, ValueError) as error:
         raise ProbesError(f"{path}: damaged probes file ({error})") from error

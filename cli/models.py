@@ -1,39 +1,98 @@
-"""`dynse models`: what is shipped."""
+"""`dynse models`: what is shipped, and the card of one model."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 
 def models(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array on stdout.")] = False,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME|FILE]", help="Show this one's whole card."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON array on stdout, of whole cards.")
+    ] = False,
 ) -> None:
-    """List the shipped models: size, cost, latency, licence, training data, sha256."""
-    from ..models.checkpoint import DEFAULT, SHIPPED, read
+    """List the shipped models: size, cost, latency, licence, training data, sha256.
 
-    rows = [_describe(read(name), name == DEFAULT) for name in SHIPPED]
+    With a name or a checkpoint its card: also recipe, scores and known failures.
+    """
+    from ..models.checkpoint import DEFAULT, SHIPPED, CheckpointError, read
+    from .planning import RefusedError
+
+    try:
+        rows = [_describe(read(name), name == DEFAULT) for name in ([model] if model else SHIPPED)]
+    except CheckpointError as error:
+        raise RefusedError(str(error)) from error
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     for row in rows:
-        default = " (default)" if row["default"] else ""
-        average = row["average_mmac_per_s"]
-        typer.echo(f"{row['name']}{default}")
-        typer.echo(f"  {row['architecture']}, {row['parameters'] / 1e3:.0f} k parameters")
-        pruned = "" if average is None else f", {average:.1f} on average when pruned"
-        typer.echo(f"  {row['dense_mmac_per_s']:.1f} MMAC/s dense{pruned}")
-        typer.echo(f"  latency {row['latency_ms']:.0f} ms, {row['sample_rate']} Hz")
-        typer.echo(f"  weights: {row['license']}")
-        data = row["training_data"]
-        typer.echo(
-            f"  trained on {data['speech_hours']} h of speech, {data['noise_hours']} h of noise:"
-        )
-        for license_, corpora in data["licenses"].items():
-            typer.echo(f"    {license_}: {', '.join(corpora)}")
-        typer.echo(f"  sha256 {row['sha256']}")
+        for line in (*_summary(row), *(_card(row) if model else ())):
+            typer.echo(line)
+
+
+def _summary(row: dict[str, Any]) -> Iterator[str]:
+    yield f"{row['name']}{' (default)' if row['default'] else ''}"
+    yield f"  {row['architecture']}, {row['parameters'] / 1e3:.0f} k parameters"
+    average = row["average_mmac_per_s"]
+    pruned = "" if average is None else f", {average:.1f} on average when pruned"
+    yield f"  {row['dense_mmac_per_s']:.1f} MMAC/s dense{pruned}"
+    yield f"  latency {row['latency_ms']:.0f} ms, {row['sample_rate']} Hz"
+    yield f"  weights: {row['license']}"
+    data = row["training_data"]
+    yield f"  trained on {data['speech_hours']} h of speech, {data['noise_hours']} h of noise:"
+    for license_, corpora in data["licenses"].items():
+        yield f"    {license_}: {', '.join(corpora)}"
+    yield f"  sha256 {row['sha256']}"
+
+
+_UNITS = {"pesq": "WB-PESQ", "stoi": "STOI", "estoi": "ESTOI", "si_sdr_db": "SI-SDR dB"}
+
+
+def _card(row: dict[str, Any]) -> Iterator[str]:
+    recipe = row["training"]
+    yield f"  recipe{'' if recipe else ': not stated'}"
+    for run in (*recipe.get("before", ()), recipe) if recipe else ():
+        yield f"    {run['steps']} steps, {run['hours_of_audio']} h of mixtures, {run['hours']} h"
+        losses = run.get("config", {}).get("loss", {})
+        yield "      " + ", ".join(f"{name} {value:g}" for name, value in losses.items())
+    scores = row["scores"].get("test")
+    yield f"  test set{'' if scores else ': not stated'}"
+    if scores:
+        groups = {"mean": scores["mean"]} | {
+            f"{snr} dB": part
+            for snr, part in sorted(scores["snr_db"].items(), key=lambda entry: int(entry[0]))
+        }
+        for name, part in {**groups, "without noise": scores["clean"]}.items():
+            yield f"    {name}: {_values({word: part[key] for key, word in _UNITS.items()})}"
+    failures = row["known_failures"]
+    yield f"  known failures{'' if failures else ': not stated'}"
+    for name, part in sorted(failures.items(), key=lambda entry: entry[0] != "control"):
+        yield f"    {name}: {part['what']}"
+        gains = [
+            f"{word} {part['noisy'][key]:.4g} -> {part['enhanced'][key]:.4g}"
+            for key, word in _UNITS.items()
+            if part["enhanced"][key] is not None
+        ]
+        yield "      " + ", ".join([*gains, f"removed {part['removed_db']:.4g} dB"])
+        yield f"      probes: {_values(part['probes'])}"
+
+
+def _values(found: dict[str, Any]) -> str:
+    """Numbers, and counts by word, in one line; what is not defined is left out."""
+    parts = []
+    for name, value in found.items():
+        if isinstance(value, dict):
+            parts.append(f"{name} " + "/".join(f"{n} {word}" for word, n in value.items()))
+        elif value is not None:
+            parts.append(f"{name} {value:.4g}")
+    return ", ".join(parts)
 
 
 def _describe(checkpoint: Any, default: bool) -> dict[str, Any]:
@@ -62,6 +121,8 @@ def _describe(checkpoint: Any, default: bool) -> dict[str, Any]:
         "sample_rate": header["sample_rate"],
         "license": header["license"],
         "training_data": header["data"],
+        "training": header.get("training", {}),
         "scores": header["scores"],
+        "known_failures": header.get("known_failures", {}),
         "sha256": checkpoint.sha256,
     }

@@ -1,7 +1,8 @@
 """Checkpoints: safetensors with one JSON header, and the table of the shipped ones.
 
 Reading needs neither torch nor pickle. A header says what the weights are: architecture and
-dimensions, STFT, training data and licences, validation scores, library versions.
+dimensions, STFT, training data and licences, recipe, validation scores, library versions; that of a
+shipped model also scores on the test set and known failures (`scripts/ship`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import textwrap
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -40,7 +39,8 @@ from dynse.models.evaluation import (
 )
 from dynse.models.stream import enhance
 
-ROOT = Path(__file__).resolve().parent.parent
+from .readme import renew, table
+
 REMIX_DB = (-5, 0, 5, 10, 15, 20)
 QUIET_DBFS, LOUD_DBFS = -50.0, -20.0
 
@@ -59,9 +59,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     if arguments.readme:
-        path = ROOT / "README.md"
-        text = replace(path.read_text(), "models", models_table(report))
-        path.write_text(replace(text, "results", results_table(report)))
+        renew({"models": models_table(report), "results": results_table(report)})
 
 
 def measure(test: Path, model: str, jobs: int) -> dict[str, Any]:
@@ -158,21 +156,21 @@ def models_table(report: dict[str, Any]) -> str:
         f"{data['speech_hours']} h of speech, {data['noise_hours']} h of noise",
     )
     head = ("model", "parameters", "dense", "average (test set)", "latency", "code", "weights")
-    return _table((*head, "trained on"), [cells])
+    return table((*head, "trained on"), [cells])
 
 
 def results_table(report: dict[str, Any]) -> str:
     """Scores by SNR, beside the peers, and the rest in words."""
     head = ("input SNR", "WB-PESQ", "STOI", "ESTOI", "SI-SDR dB", "utilisation", "MMAC/s")
     parts = {f"{snr} dB": part for snr, part in report["snr_db"].items()}
-    by_snr = _table(head, [_row(n, p) for n, p in {**parts, "**mean**": report["mean"]}.items()])
+    by_snr = table(head, [_row(n, p) for n, p in {**parts, "**mean**": report["mean"]}.items()])
     parts = report["noise_category"]
-    by_noise = _table(("noise", *head[1:]), [_row(name, part) for name, part in parts.items()])
+    by_noise = table(("noise", *head[1:]), [_row(name, part) for name, part in parts.items()])
     mean = report["mean"]
     own = {"name": f"**{report['model']['name']}**", "mmac_per_s": mean["mmac_per_s"]}
     everyone = [own | mean["enhanced"], *report["peers"]]
     everyone.sort(key=lambda row: -row["pesq"])
-    beside = _table(
+    beside = table(
         ("on the same files", "MMAC/s", *head[1:5]),
         [
             (
@@ -215,24 +213,6 @@ def _row(name: str, part: dict[str, Any]) -> tuple[str, ...]:
         f"{part['utilisation']:.2f}",
         f"{part['mmac_per_s']:.1f}",
     )
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ("---",) * len(head), *rows))
-
-
-def replace(text: str, marker: str, new: str) -> str:
-    """`text` with what stands between ``<!-- marker -->`` and ``<!-- end -->`` renewed."""
-    found, count = re.subn(
-        f"(<!-- {marker} -->\n).*?(\n<!-- end -->)",
-        lambda match: match[1] + new + match[2],
-        text,
-        count=1,
-        flags=re.DOTALL,
-    )
-    if not count:
-        raise SystemExit(f"README.md has no <!-- {marker} --> ... <!-- end -->")
-    return found
 
 
 if __name__ == "__main__":

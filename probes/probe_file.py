@@ -1,8 +1,9 @@
 """Probes files: what was fitted, for which model, on what, and how well it does.
 
 A probes file is safetensors with one JSON header. Its weights are integers: with binary features a
-prediction is a sum of them, and the scale of each output is chosen so that no sum leaves the 24
-bits that float32 holds exactly. Predictions therefore do not depend on the order of summation, on
+prediction is a sum of them, and the scale of each column is chosen so that no sum of a frame
+leaves the 24 bits that float32 holds exactly, and none over a span of frames leaves 32 bits with
+sign. Predictions therefore do not depend on the order of summation, on
 the BLAS at hand, or on how a recording is cut.
 
 Imports neither scikit-learn nor scipy nor torch.
@@ -180,14 +181,23 @@ def linked(value: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
     return np.asarray(np.log(np.maximum(value - 1, 0.01))) if link == "log_above_1" else value
 
 
-def quantise(weights: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def bounds(probes: Sequence[Probe]) -> NDArray[np.int64]:
+    """(T,) that the absolute weights of a column must stay below: 2^24, and 2^31 over its span."""
+    frames = [last - first + 1 for p in probes for first, last in p.spans for _ in range(p.outputs)]
+    return np.minimum(EXACT, (1 << 31) // np.array(frames, np.int64).reshape(-1))
+
+
+def quantise(
+    weights: NDArray[Any], below: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """(K, T) real weights -> integers held as float32, and the (T,) scale that brings them back.
 
-    The absolute values of a column add up to less than 2^24, so every partial sum is exact.
+    The absolute values of a column add up to less than ``below``, of `bounds`, so every partial
+    sum is exact.
     """
     total = np.abs(weights).sum(axis=0) + 1e-30
     # Rounding may add a half for each weight.
-    scale = total / (EXACT - 1 - len(weights))
+    scale = total / (below - 1 - len(weights))
     return np.round(weights / scale).astype(np.float32), scale
 
 
@@ -208,7 +218,7 @@ def save_probes(
     features : (K,) gate indices.
     weights, bias : (K, T) and (T,) real.
     """
-    integers, scale = quantise(np.asarray(weights, np.float64))
+    integers, scale = quantise(np.asarray(weights, np.float64), bounds(probes))
     tensors: dict[str, NDArray[Any]] = {
         "bias": np.asarray(bias, np.float64),
         "features": np.asarray(features, np.int32),
@@ -260,7 +270,7 @@ def load_probes(path: str | Path) -> Probes:
         scale, bias = tensors["scale"], tensors["bias"]
         outputs = sum(probe.columns for probe in probes)
         fits = weights.shape == (len(features), outputs) and scale.shape == bias.shape == (outputs,)
-        if not fits or np.abs(weights).sum(axis=0).max(initial=0) >= EXACT:
+        if not fits or (np.abs(weights).sum(axis=0, dtype=np.float64) >= bounds(probes)).any():
             raise ProbesError(f"{path}: the weights do not fit the header")
         if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
             raise ProbesError(f"{path}: weights that are not finite")

@@ -1,18 +1,24 @@
 """Reading probes while a recording passes through the network, and summing up at its end.
 
-    listener(gain, gates) -> gather the probes' gates, sum their weights -> outputs of each frame
-    at the end: average over each probe's spans, probabilities, segments, classes, medians
+    listener(gain, gates) -> gather the probes' gates, add up their weights -> running sums
+    at the end: means over each probe's spans, probabilities, segments, classes, medians
 
-A frame costs K lookups and at most K * T additions. The sums are of integers that float32 holds
-exactly (`probe_file`), so tracks are bit-identical however the recording is cut. Kept are the
-outputs, float32: some 4 MB an hour for each probe output.
+A frame costs K lookups and at most K * T additions of integers. The sums run on modulo 2^32, and
+the difference of two, which is the sum over a span of frames, is exact (`probe_file` bounds it), so
+tracks are bit-identical however the recording is cut. Kept are the outputs, float64: some 2 MB an
+hour for each.
+
+``native/reading.c`` does the gathering and the means where there was a compiler at installation;
+NumPy gives the same bits.
 
 Imports neither scikit-learn nor scipy nor torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +26,11 @@ from numpy.typing import NDArray
 
 from ..audio.stft import HOP, SAMPLE_RATE
 from .probe_file import Probe, Probes, unlink
+
+try:
+    from . import _reading
+except ImportError:  # no compiler at installation
+    _reading = None  # type: ignore[assignment]
 
 __all__ = ["Gated", "ProbeReader", "Reading", "Segment", "SegmentRule", "segments"]
 
@@ -30,7 +41,8 @@ HOP_S = HOP / SAMPLE_RATE
 _MIN_SPEECH_S = 0.25
 """With less speech than this nothing is said of SNR, SI-SDR, PESQ or gender."""
 _MIN_VOICED = 8
-_PIECE = 4096
+_PIECE = 1024
+_LANES = 16  # columns are padded to a multiple of it for native/reading.c
 _CLEAN_SNR_DB = 22.0
 """From this estimate on no noise is named, unless the probes file says from which."""
 _SURE = 0.7
@@ -114,33 +126,60 @@ def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
     return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
-def _running(sums: NDArray[Any]) -> Float64:
-    """(L, k) integers -> (k, L + 1) sums of the frames before each; exact, as they are integers."""
-    total = np.zeros((sums.shape[1], len(sums) + 1))
-    total[:, 1:] = sums.T
-    np.cumsum(total, axis=1, out=total)
-    return total
-
-
-def _averages(running: Float64, span: tuple[int, int], first: int, last: int) -> Float64:
-    """(k, last - first) means over the frames of a span around each, of those there are, else 0.
+def _gather(
+    gates: NDArray[np.uint8],
+    features: NDArray[np.int32],
+    weights: NDArray[np.int32],
+    running: NDArray[np.uint32],
+    opened: NDArray[np.uint16],
+) -> None:
+    """Add the weights of each frame's open gates to the running sums; count its open gates.
 
     Parameters
     ----------
-    running : (k, L + 1) of `_running`.
-    first, last : frames to give.
+    gates : (L, I * C) in {0, 1}.
+    features : (K,) gates that are read.
+    weights : (K, W) integers.
+    running : (L + 1, W) modulo 2^32: the first row is given, the others are written.
+    opened : (L,) written.
     """
-    length = running.shape[1] - 1
-    if first + span[0] >= 0 and last + span[1] <= length:
-        mean = running[:, first + span[1] + 1 : last + span[1] + 1]
-        mean = mean - running[:, first + span[0] : last + span[0]]
-        mean /= span[1] + 1 - span[0]
-        return mean
-    at = np.arange(first, last)
-    low, high = (np.clip(at + n, 0, length) for n in (span[0], span[1] + 1))
-    mean = running[:, high] - running[:, low]
-    mean /= np.maximum(high - low, 1)
-    return mean
+    # Sums of a frame are integers below 2^24: exact in float32, so BLAS does not show.
+    read = np.take(gates, features, axis=1).astype(np.float32)
+    running[1:] = (read @ weights.astype(np.float32)).astype(np.int64).astype(np.uint32)
+    np.cumsum(running, axis=0, dtype=np.uint32, out=running)
+    # Fifteen times as fast as count_nonzero with an axis.
+    np.add.reduce(gates, axis=1, dtype=np.uint16, out=opened)
+
+
+def _average(
+    running: NDArray[np.uint32],
+    width: int,
+    base: int,
+    columns: NDArray[np.int32],
+    scale: Float64,
+    bias: Float64,
+    begin: int,
+    out: Float64,
+) -> None:
+    """Outputs of the probes from the running sums.
+
+    Parameters
+    ----------
+    running : (N + 1, width), sums over the frames before frame base, base + 1, ..., base + N.
+    columns : (T, 3) output that a column adds to, first and last frame of its span.
+    scale : (T,) of the columns.
+    bias : (O,) of the outputs.
+    begin : first frame to give.
+    out : (O, L) written: bias + sum over columns of scale * mean over those frames of the span
+        around each frame that there are.
+    """
+    heard = base + len(running) - 1
+    out[:] = bias[:, None]
+    at = np.arange(begin, begin + out.shape[1])
+    for c, (output, first, last) in enumerate(columns.tolist()):
+        low, high = (np.clip(at + n, 0, heard) for n in (first, last + 1))
+        sums = (running[high - base, c] - running[low - base, c]).view(np.int32)
+        out[output] += sums * (scale[c] / np.maximum(high - low, 1))
 
 
 def _sigmoid(x: Float64) -> Float64:
@@ -153,6 +192,22 @@ def _log_softmax(x: Float64) -> Float64:
     z = z - z.max(axis=1, keepdims=True)
     logs: Float64 = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
     return logs
+
+
+class _Tracks(Mapping[str, Float32]):
+    """Tracks that are computed when they are asked for: a summary needs few of them."""
+
+    def __init__(self, makers: dict[str, Callable[[], Float32]]):
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> Float32:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
 
 
 @dataclass(frozen=True)
@@ -172,7 +227,7 @@ class Reading:
 
     frames: int
     utilisation: float | None
-    tracks: dict[str, Float32]
+    tracks: Mapping[str, Float32]
     segments: list[Segment]
     speech_ratio: float | None
     classes: dict[str, tuple[str | None, dict[str, float]]]
@@ -198,19 +253,69 @@ class ProbeReader:
         self._gates = engine.gate_shape[0] * engine.gate_shape[1]
         probes.check_model(engine.name, engine.sha256, self._gates)
         self.probes, self._rule = probes, rule or SegmentRule()
-        self._outputs: list[Float32] = []
-        self._opened: list[NDArray[np.uint16]] = []
+        count, columns = probes.weights.shape
+        self._features = probes.features.astype(np.int32)
+        self._weights = np.zeros((count, -(-max(columns, 1) // _LANES) * _LANES), np.int32)
+        self._weights[:, :columns] = probes.weights
+        self._layout()
+        self._gather: Callable[..., None] = _gather
+        self._average: Callable[..., None] = _average
+        if (
+            _reading is not None
+            and count <= _reading.MAX_GATES
+            and self._weights.shape[1] <= _reading.MAX_COLUMNS
+        ):
+            self._gather, self._average = _reading.gather, _reading.average
+        # Room for running sums, used again and again: what is read of them goes to the outputs.
+        self._running = np.zeros((_PIECE + 2 * self._reach + 1, self._weights.shape[1]), np.uint32)
+        self._open_now = np.zeros(len(self._running) - 1, np.uint16)
+        self._opened = [np.zeros(0, np.uint16)]
+        self._outputs = [np.zeros((len(self._bias), 0))]
+        self._base = self._filled = self._done = 0  # frames
+
+    def _layout(self) -> None:
+        """Number the outputs; say of each column which it adds to, over which frames."""
+        columns: list[tuple[int, int, int]] = []
+        bias: list[float] = []
+        self._rows: dict[str, slice] = {}
+        for probe in self.probes.probes:
+            first = len(bias)
+            columns += [(first + k, *span) for span in probe.spans for k in range(probe.outputs)]
+            bias += self.probes.bias[probe.first : probe.first + probe.outputs].tolist()
+            self._rows[probe.name] = slice(first, len(bias))
+        self._columns = np.array(columns, np.int32).reshape(-1, 3)
+        self._bias = np.array(bias, np.float64)
+        self._reach = int(np.abs(self._columns[:, 1:]).max(initial=0)) + 1
 
     def update(self, gain: Float32, gates: NDArray[np.uint8]) -> None:
         """Take (L, 257) gain, which is not looked at, and (L, I, C) gates: a `Stream` listener."""
         del gain
-        flat = gates.reshape(len(gates), self._gates)
-        # Sums of integers below 2^24: exact, so neither BLAS nor the cut shows.
-        self._outputs.append(
-            np.take(flat, self.probes.features, axis=1).astype(np.float32) @ self.probes.weights
-        )
-        # Fifteen times as fast as count_nonzero with an axis.
-        self._opened.append(np.add.reduce(flat, axis=1, dtype=np.uint16))
+        flat = np.ascontiguousarray(gates).reshape(len(gates), self._gates)
+        while len(flat):
+            first = self._filled
+            part = flat[: len(self._open_now) - first]
+            last = first + len(part)
+            running, opened = self._running[first : last + 1], self._open_now[first:last]
+            self._gather(part, self._features, self._weights, running, opened)
+            self._filled, flat = last, flat[len(part) :]
+            if last == len(self._open_now):
+                self._drain(self._base + last - self._reach)
+
+    def _drain(self, until: int) -> None:
+        """Give the outputs of the frames before `until`, and make room."""
+        kept = max(until - self._reach, 0) - self._base
+        running = self._running[: self._filled + 1]
+        out = np.empty((len(self._bias), until - self._done))
+        self._average(
+            running, running.shape[1], self._base, self._columns, self.probes.scale, self._bias,
+            self._done, out,
+        )  # fmt: skip
+        self._outputs.append(out)
+        self._opened.append(self._open_now[self._done - self._base : until - self._base].copy())
+        left = self._filled - kept
+        self._running[: left + 1] = running[kept:].copy()
+        self._open_now[:left] = self._open_now[kept : self._filled].copy()
+        self._base, self._filled, self._done = self._base + kept, left, until
 
     __call__ = update
 
@@ -222,61 +327,58 @@ class ProbeReader:
         duration_s : of the recording, where known; no segment ends later.
         silent : the recording is digital silence, of which the masks say nothing.
         """
-        probes = self.probes
-        columns = probes.weights.shape[1]
-        sums = np.concatenate([np.zeros((0, columns), np.float32), *self._outputs])
-        opened = np.concatenate([np.zeros(0, np.uint16), *self._opened])
-        count = len(sums)
-        tracks: dict[str, Float32] = {"utilisation": (opened / max(self._gates, 1)).astype("f4")}
-        outputs = self._all_outputs(sums)
-        for probe in probes.probes:
-            out = outputs[probe.name]
-            track: Float64
-            if probe.kind == "flag":
-                track = _sigmoid(out[:, 0])
-            elif probe.kind == "class":
-                track = _log_softmax(out)
-            else:
-                track = unlink(out[:, 0], probe.link)
-                track = track.clip(*probe.limits) if probe.limits else track
-            tracks[probe.name] = track.astype(np.float32)
-        if silent:
-            for name in ("vad", "voiced"):
-                if name in tracks:
-                    tracks[name] = np.zeros(count, np.float32)
+        self._drain(self._base + self._filled)
+        opened = np.concatenate(self._opened)
+        count = len(opened)
+        together = np.concatenate(self._outputs, axis=1)
+        outputs = {name: together[rows] for name, rows in self._rows.items()}
+        flags = {
+            probe.name: np.zeros(count) if silent else _sigmoid(outputs[probe.name][0])
+            for probe in self.probes.probes
+            if probe.kind == "flag"
+        }
         spoken = np.zeros(count, np.bool_)
         found: list[Segment] = []
-        if "vad" in tracks:
-            found = segments(tracks["vad"], self._rule, duration_s)
+        if "vad" in flags:
+            found = segments(flags["vad"], self._rule, duration_s)
             for segment in found:
                 first = round(segment.start_s / HOP_S + (0.5 if segment.start_s else 0))
                 spoken[first : round(segment.end_s / HOP_S + 0.5)] = True
-        voiced = spoken & (tracks["voiced"] >= 0.5) if "voiced" in tracks else spoken
-        enough = spoken.sum() * HOP_S >= _MIN_SPEECH_S
+        voiced = spoken & (flags["voiced"] >= 0.5) if "voiced" in flags else spoken
+        rows = {"speech": np.flatnonzero(spoken), "voiced": np.flatnonzero(voiced)}
+        known = {"speech": spoken, "voiced": voiced}
+        enough = len(rows["speech"]) * HOP_S >= _MIN_SPEECH_S
         classes: dict[str, tuple[str | None, dict[str, float]]] = {}
         values: dict[str, float | None] = {}
-        everywhere = np.ones(count, np.bool_)
-        for probe in probes.probes:
-            read = tracks[probe.name]
-            rows = {"all": everywhere, "speech": spoken, "voiced": voiced}[probe.rows]
-            said = bool(count) if probe.rows == "all" else enough
+        tracks: dict[str, Callable[[], Float32]] = {
+            "utilisation": lambda: (opened / max(self._gates, 1)).astype(np.float32)
+        }
+        for probe in self.probes.probes:
+            name, out = probe.name, outputs[probe.name]
+            if probe.kind == "flag":
+                tracks[name] = partial(np.asarray, flags[name], np.float32)
+                continue
+            said = bool(count) and not silent if probe.rows == "all" else enough
+            heard = out if probe.rows == "all" else out.take(rows[probe.rows], axis=1)
             if probe.kind == "class":
-                classes[probe.name] = _classify(probe, read[rows]) if said else (None, {})
-            elif probe.name == "f0_hz":
-                read[~voiced] = np.nan
-                known = read[voiced].astype(np.float64)
-                few = len(known) < _MIN_VOICED
-                for name, percent in (("median", 50), ("p10", 10), ("p90", 90)):
-                    values[f"f0_{name}"] = None if few else float(np.percentile(known, percent))
-            elif probe.kind == "value":
-                values[probe.name] = float(np.mean(read[rows], dtype="f8")) if said else None
-                if probe.name.startswith(("snr", "si_sdr")):
-                    read[~spoken] = np.nan
-        for name in [name for name in values if name.startswith("recording_")]:
-            values[name.removeprefix("recording_")] = values.pop(name)
-            del tracks[name]
+                tracks[name] = partial(_class_track, out)
+                classes[name] = _classify(probe, heard) if said else (None, {})
+                continue
+            heard = _value(probe, heard[0])
+            if name == "f0_hz":
+                tracks[name] = partial(_value_track, probe, out[0], voiced)
+                few = heard.size < _MIN_VOICED
+                percentiles = [None] * 3 if few else np.percentile(heard, (50, 10, 90)).tolist()
+                for part, value in zip(("median", "p10", "p90"), percentiles, strict=True):
+                    values[f"f0_{part}"] = value
+                continue
+            value = float(heard.mean()) if said and heard.size else None
+            values[name.removeprefix("recording_")] = value
+            if not name.startswith("recording_"):
+                only = known.get(probe.rows) if name.startswith(("snr", "si_sdr")) else None
+                tracks[name] = partial(_value_track, probe, out[0], only)
         level = values.get("snr_input_db")
-        clean_from = probes.header.get("clean_from_db") or _CLEAN_SNR_DB
+        clean_from = self.probes.header.get("clean_from_db") or _CLEAN_SNR_DB
         if silent or (level is not None and level >= clean_from):
             classes = {
                 name: (None, {}) if name == "category" or silent else said
@@ -284,45 +386,41 @@ class ProbeReader:
             }
         return Reading(
             frames=count,
-            utilisation=float(tracks["utilisation"].mean(dtype="f8"))
+            utilisation=float(opened.mean(dtype="f8")) / self._gates
             if count and self._gates
             else None,
-            tracks=tracks,
+            tracks=_Tracks(tracks),
             segments=found,
             speech_ratio=float(spoken.mean()) if count else None,
             classes=classes,
             values=values,
         )
 
-    def _all_outputs(self, sums: Float32) -> dict[str, Float64]:
-        """(L, outputs) of each probe from all sums: averaged over its spans, scaled, added up."""
-        probes = self.probes
-        found = {probe.name: np.empty((len(sums), probe.outputs)) for probe in probes.probes}
-        spans = [span for probe in probes.probes for span in probe.spans]
-        reach = max((max(abs(first), abs(last)) for first, last in spans), default=0)
-        for first in range(0, len(sums), _PIECE):
-            # Exact sums do not depend on where they begin, and short ones stay in the cache.
-            low, last = max(first - reach, 0), min(first + _PIECE, len(sums))
-            running = _running(sums[low : last + reach])
-            for probe in probes.probes:
-                count = probe.outputs
-                out = np.zeros((count, last - first))
-                for k, span in enumerate(probe.spans):
-                    part = slice(probe.first + k * count, probe.first + (k + 1) * count)
-                    mean = _averages(running[part], span, first - low, last - low)
-                    mean *= probes.scale[part, None]
-                    out += mean
-                    if probes.bias[part].any():
-                        out += probes.bias[part, None]
-                found[probe.name][first:last] = out.T
-        return found
+
+def _value(probe: Probe, out: Float64) -> Float64:
+    value = unlink(out, probe.link)
+    return np.clip(value, *probe.limits) if probe.limits else value
 
 
-def _classify(probe: Probe, logs: Float32) -> tuple[str | None, dict[str, float]]:
-    """Label and probabilities of a recording from those of its frames."""
-    mean = logs.mean(axis=0, dtype=np.float64) * probe.evidence
-    p = np.exp(mean - mean.max())
-    p /= p.sum()
+def _value_track(probe: Probe, out: Float64, known: NDArray[np.bool_] | None) -> Float32:
+    track = _value(probe, out).astype(np.float32)
+    if known is not None:
+        track[~known] = np.nan
+    return track
+
+
+def _class_track(out: Float64) -> Float32:
+    return _log_softmax(out.T).astype(np.float32)
+
+
+def _classify(probe: Probe, logits: Float64) -> tuple[str | None, dict[str, float]]:
+    """Label and probabilities of a recording from the (outputs, L) logits of its frames.
+
+    They are those of the frames' mean log-probability, from which a mean logit differs by the
+    same amount for each class.
+    """
+    mean = logits.mean(axis=1) * probe.evidence
+    p = np.exp(_log_softmax(mean[None])[0])
     best = int(np.argmax(p))
     label = probe.classes[best] if p[best] >= _SURE else None
     return label, {name: float(x) for name, x in zip(probe.classes, p, strict=True)}

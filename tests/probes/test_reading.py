@@ -5,17 +5,19 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from dynse.models.stream import Stream
+from dynse.probes import reading
 from dynse.probes.probe_file import (
     AT_ONCE,
     EXACT,
     Probe,
     ProbesError,
     around,
+    bounds,
     load_probes,
     quantise,
     save_probes,
 )
-from dynse.probes.reading import ProbeReader, SegmentRule, _averages, _running, segments
+from dynse.probes.reading import ProbeReader, SegmentRule, segments
 
 PROBES = [
     Probe("vad", "flag", (), around(5), first=0),
@@ -79,29 +81,32 @@ def test_tracks_are_the_weighted_sums(engine, tmp_path, speechlike):
     gates = np.concatenate(seen)
     flat = gates.reshape(len(gates), -1).astype(float)
     outputs = flat[:, features] @ weights + bias
-    reading = read(engine, probes, speechlike)
+    found = read(engine, probes, speechlike)
     voiced = 1 / (1 + np.exp(-outputs[:, 1]))
-    np.testing.assert_allclose(reading.tracks["voiced"], voiced, atol=1e-5)
+    np.testing.assert_allclose(found.tracks["voiced"], voiced, atol=1e-5)
     inner = np.convolve(outputs[:, 0], np.ones(5) / 5, mode="valid")
-    np.testing.assert_allclose(reading.tracks["vad"][2:-2], 1 / (1 + np.exp(-inner)), atol=1e-5)
+    np.testing.assert_allclose(found.tracks["vad"][2:-2], 1 / (1 + np.exp(-inner)), atol=1e-5)
     ahead = np.convolve(outputs[:, 7], np.ones(7) / 7, mode="valid")
     behind = np.convolve(outputs[:, 8], np.ones(3) / 3, mode="valid")
     f0 = np.clip(ahead[:100] + behind[11:111], 50, 800)
-    heard = reading.tracks["f0_hz"][9:109]
+    heard = found.tracks["f0_hz"][9:109]
     spoken = np.isfinite(heard)
     assert spoken.any()
     np.testing.assert_allclose(heard[spoken], f0[spoken], atol=1e-2)
-    np.testing.assert_allclose(reading.tracks["utilisation"], flat.mean(axis=1), atol=1e-6)
-    np.testing.assert_allclose(np.exp(reading.tracks["category"]).sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found.tracks["utilisation"], flat.mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(np.exp(found.tracks["category"]).sum(axis=1), 1, atol=1e-5)
 
 
 def test_every_partial_sum_is_exact():
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((300, 5)) * 10.0 ** rng.integers(-3, 3, 5)
     weights[:, 4] = 0
-    integers, scale = quantise(weights)
-    assert (np.abs(integers).sum(axis=0) < EXACT).all()
-    np.testing.assert_allclose(integers * scale, weights, atol=1e-4 * np.abs(weights).max())
+    long = [Probe("vad", "flag", spans=((-500, 500),)), Probe("x", "class", outputs=4, first=1)]
+    below = bounds(long)
+    assert below.tolist() == [2**31 // 1001, *[EXACT] * 4]
+    integers, scale = quantise(weights, below)
+    assert (np.abs(integers).sum(axis=0) < below).all()
+    np.testing.assert_allclose(integers * scale, weights, atol=1e-3 * np.abs(weights).max())
     bits = (rng.uniform(size=(50, 300)) < 0.5).astype(np.float32)
     exact = bits.astype(np.int64) @ integers.astype(np.int64)
     assert np.array_equal(bits @ integers, exact)
@@ -149,11 +154,11 @@ def test_the_snr_of_a_recording_has_its_own_probe(engine, tmp_path, speechlike):
     header = {"name": "two", "model": {"name": engine.name, "sha256": engine.sha256}}
     weights, bias = rng.standard_normal((40, 3)), np.array([3.0, 5.0, 40.0])
     save_probes(tmp_path / "p", header, kinds, np.arange(40), weights, bias)
-    reading = read(engine, load_probes(tmp_path / "p"), speechlike)
-    assert set(reading.values) == {"snr_input_db"}
-    assert "recording_snr_input_db" not in reading.tracks
-    mean = float(np.nanmean(reading.tracks["snr_input_db"]))
-    assert abs(reading.values["snr_input_db"] - mean) > 5
+    found = read(engine, load_probes(tmp_path / "p"), speechlike)
+    assert set(found.values) == {"snr_input_db"}
+    assert "recording_snr_input_db" not in found.tracks
+    mean = float(np.nanmean(found.tracks["snr_input_db"]))
+    assert abs(found.values["snr_input_db"] - mean) > 5
 
 
 def test_probes_of_another_model_are_refused(engine, tmp_path):
@@ -194,17 +199,79 @@ def test_run_time_imports_nothing_heavy():
     assert out.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("length", [1, 3, 50, 400])
+KERNELS = [(reading._gather, reading._average)]
+if reading._reading is not None:
+    KERNELS.append((reading._reading.gather, reading._reading.average))
+
+
+@pytest.mark.parametrize(("gather", "average"), KERNELS)
+@pytest.mark.parametrize("length", [0, 1, 3, 50, 400])
 @pytest.mark.parametrize("span", [(0, 0), (-7, 7), (-80, -31), (31, 80), (2, 5), (-30, -13)])
-def test_averages_are_those_of_the_frames_there_are(length, span):
-    x = np.random.default_rng(0).integers(-1000, 1000, (2, length)).astype(float)
-    expected = np.zeros_like(x)
+def test_outputs_are_means_over_the_frames_there_are(gather, average, length, span):
+    rng = np.random.default_rng(0)
+    gates = (rng.uniform(size=(length, 300)) < 0.3).astype(np.uint8)
+    features = np.sort(rng.permutation(300)[:21]).astype(np.int32)
+    weights = np.zeros((21, 16), np.int32)
+    weights[:, :3] = rng.integers(-(2**19), 2**19, (21, 3))
+    running = np.zeros((length + 1, 16), np.uint32)
+    running[0] = 2**32 - 5  # about to run over
+    opened = np.zeros(length, np.uint16)
+    gather(gates, features, weights, running, opened)
+    assert opened.tolist() == gates.sum(axis=1).tolist()
+    columns = np.array([(0, 0, 0), (1, *span), (0, *span)], np.int32)
+    scale, bias = np.array([1.0, 0.5, 2.0]), np.array([3.0, 0.25])
+    sums = gates[:, features].astype(np.int64) @ weights[:, :3]
+    expected = np.repeat(bias[:, None], length, axis=1)
     for frame in range(length):
-        inside = x[:, max(frame + span[0], 0) : max(frame + span[1] + 1, 0)]
-        if inside.shape[1]:
-            expected[:, frame] = inside.mean(axis=1)
-    running = _running(x.T)
-    np.testing.assert_allclose(_averages(running, span, 0, length), expected)
-    middle = slice(length // 3, length // 2)
-    part = _averages(running, span, middle.start, middle.stop)
-    np.testing.assert_allclose(part, expected[:, middle])
+        expected[0, frame] += sums[frame, 0]
+        inside = sums[max(frame + span[0], 0) : max(frame + span[1] + 1, 0)]
+        if len(inside):
+            expected[:, frame] += [2 * inside[:, 2].mean(), 0.5 * inside[:, 1].mean()]
+    out = np.full((2, length), np.nan)
+    average(running, 16, 0, columns, scale, bias, 0, out)
+    np.testing.assert_allclose(out, expected, rtol=1e-12)
+    reach, begin, end = 81, length // 3, length // 2
+    base = max(begin - reach, 0)
+    part = np.full((2, end - begin), np.nan)
+    heard = min(end + reach, length)
+    average(running[base : heard + 1], 16, base, columns, scale, bias, begin, part)
+    assert np.array_equal(part, out[:, begin:end])
+
+
+@pytest.mark.skipif(reading._reading is None, reason="built without a C compiler")
+def test_numpy_reads_the_same_bits(engine, probes, speechlike, monkeypatch):
+    x = np.tile(speechlike, 20)  # several pieces
+    compiled = read(engine, probes, x)
+    monkeypatch.setattr(reading, "_reading", None)
+    plain = read(engine, probes, x)
+    assert compiled.values == plain.values
+    assert compiled.segments == plain.segments
+    for name, track in compiled.tracks.items():
+        assert np.array_equal(track, plain.tracks[name], equal_nan=True), name
+
+
+@pytest.mark.skipif(reading._reading is None, reason="built without a C compiler")
+def test_the_compiled_reading_refuses_buffers_that_do_not_fit():
+    gates, features = np.zeros((4, 30), np.uint8), np.arange(5, dtype=np.int32)
+    weights, running = np.zeros((5, 16), np.int32), np.zeros((5, 16), np.uint32)
+    opened = np.zeros(4, np.uint16)
+    gather, average = reading._reading.gather, reading._reading.average
+    for wrong in (
+        (gates, features + 30, weights, running, opened),
+        (gates, features - 1, weights, running, opened),
+        (gates, features, weights[:4], running, opened),
+        (gates, features, weights, running[:4], opened),
+        (gates[:3, :29], features, weights, running, opened),
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            gather(*(np.ascontiguousarray(x) for x in wrong))
+    columns, one = np.array([(0, -2, 2)], np.int32), np.ones(1)
+    out = np.zeros((1, 4))
+    average(running, 16, 0, columns, one, one, 0, out)
+    for base, which, begin in ((0, columns, 1), (-1, columns, 0), (0, columns + 1, 0)):
+        with pytest.raises(ValueError, match="do not fit"):
+            average(running, 16, base, which, one, one, begin, out)
+    with pytest.raises(ValueError, match="do not fit"):
+        average(running, 15, 0, columns, one, one, 0, out)
+    with pytest.raises(ValueError, match="do not fit"):
+        average(running, 16, 5, columns, one, one, 6, np.zeros((1, 2)))

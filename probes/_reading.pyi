@@ -1,0 +1,17 @@
+from typing import Any
+
+MAX_GATES: int
+MAX_COLUMNS: int
+
+def gather(gates: Any, features: Any, weights: Any, running: Any, opened: Any, /) -> None: ...
+def average(
+    running: Any,
+    width: int,
+    base: int,
+    columns: Any,
+    scale: Any,
+    bias: Any,
+    begin: int,
+    out: Any,
+    /,
+) -> None: ...

@@ -12,7 +12,7 @@ from dynse.models.batches import Batches, MixturePool, normalised
 from dynse.models.checkpoint import read
 from dynse.models.conv_fsenet import ConvFSENetConfig
 from dynse.models.losses import LossConfig
-from dynse.models.training import TrainConfig, Trainer, TrainingError
+from dynse.models.training import TrainConfig, Trainer, TrainingError, telephone_gain
 
 MODEL = ConvFSENetConfig(
     bands=32,
@@ -178,3 +178,16 @@ def test_kept_mixtures_are_mixed_once_and_used_in_turn(corpora, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     MixturePool(Mixer(corpora[0], MixConfig(seconds=1.0), seed=6), 3, tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_telephone_band_is_that_of_some_items_and_of_the_step_alone():
+    gain = telephone_gain(200, 0.5, (7, 3))
+    assert gain.shape == (200, 1, 257)
+    assert torch.equal(gain, telephone_gain(200, 0.5, (7, 3)))
+    through = gain[:, 0, 32] > 0.99  # 1 kHz passes in any case
+    assert through.all()
+    banded = gain[:, 0, 200] < 0.1  # 6.25 kHz does not
+    assert 60 < banded.sum() < 140
+    assert (gain[banded, 0, 3] < 0.15).all()  # nor 94 Hz
+    assert (gain[~banded] == 1).all()
+    assert (telephone_gain(50, 0.0, (7, 3)) == 1).all()

@@ -99,31 +99,25 @@ def segments(
     """
     rule = rule or SegmentRule()
     p = np.asarray(probability, np.float64)
+    edges = np.flatnonzero(np.diff(p >= rule.off, prepend=False, append=False))
+    if not len(edges):
+        return []
+    peaks = np.maximum.reduceat(np.append(p, 0.0), edges)[::2]
     runs: list[list[int]] = []
-    for first, last in _runs(p >= rule.off):
-        if p[first:last].max() < rule.on:
-            continue
+    for first, last in edges.reshape(-1, 2)[peaks >= rule.on].tolist():
         if runs and (first - runs[-1][1]) * HOP_S < rule.min_gap_s:
             runs[-1][1] = last
         else:
             runs.append([first, last])
     limit = len(p) * HOP_S if duration_s is None else duration_s
-    return [
-        Segment(
-            max(first - 0.5, 0) * HOP_S,
-            min((last - 0.5) * HOP_S, limit),
-            float(p[first:last].mean()),
-        )
-        for first, last in runs
-        if (last - first) * HOP_S >= rule.min_speech_s
-        and p[first:last].mean() >= rule.min_confidence
-    ]
-
-
-def _runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """[first, last) of each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]
+    found = []
+    sums = np.cumsum(np.append(0.0, p))
+    for first, last in runs:
+        mean = float(sums[last] - sums[first]) / (last - first)
+        if (last - first) * HOP_S >= rule.min_speech_s and mean >= rule.min_confidence:
+            start, end = max(first - 0.5, 0) * HOP_S, min((last - 0.5) * HOP_S, limit)
+            found.append(Segment(start, end, min(mean, 1.0)))
+    return found
 
 
 def _gather(

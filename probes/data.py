@@ -6,7 +6,9 @@ order; recordings are not repeated before all of their class have been heard.
 The signal-to-noise ratio changes with each scene and a little with each utterance. Some scenes
 hold no speech, some no noise, and there are stretches of digital silence: what a probe will meet.
 Streams to fit on may be varied (speed and colour of the noise, colour of the voice), since noise
-recordings are few and a probe learns them by heart.
+recordings are few and a probe learns them by heart. They may also hold music, so that it is not
+taken for speech or for one of the noises; as no recording of music is among the data it is computed,
+a few instruments and drums, and a recording that sounds like it is given no name.
 
 Streams are a pure function of (corpus, minutes, seed) and lie decoded in the cache, as int16 that
 is mapped into memory, with one label a frame beside them: ten hours take 2.3 GB of disk and little
@@ -39,8 +41,10 @@ from . import targets
 
 __all__ = ["LabelledStream", "Say", "StreamConfig", "build_stream", "enhanced_targets"]
 
-_VERSION = 6
+_VERSION = 7
 """Raised whenever the same configuration gives another stream."""
+MUSIC = "music"
+"""Category of scenes with music, which reports do not name."""
 
 Float32 = NDArray[np.float32]
 Say = Callable[[str], None]
@@ -70,6 +74,7 @@ class StreamConfig:
     p_engine: float = 0.0
     p_babble: float = 0.25
     p_varied: float = 0.0
+    p_music: float = 0.0
     min_cleanliness: float = 0.3
     pesq_minutes: float = 30.0
 
@@ -204,8 +209,11 @@ class _Director:
                     10 ** (-rng.uniform(35, 60) / 20) * _UTTERANCE_LEVEL
                 ) * rng.standard_normal(n)
         else:
-            category = self._category()
-            noise = self._noise(category, n)
+            if rng.random() < cfg.p_music:
+                category, noise = MUSIC, _music(rng, n)
+            else:
+                category = self._category()
+                noise = self._noise(category, n)
             gain = 10 ** (-rng.uniform(*cfg.snr_db) / 20) * _UTTERANCE_LEVEL
             noise = noise * (gain / max(active_level(noise), 1e-5))
         gain = 10 ** (rng.uniform(*cfg.level_db) / 20)
@@ -284,6 +292,41 @@ class _Director:
                     out[low:high] += x[low - at : high - at]
                 at += len(x)
         return out
+
+
+def _music(rng: np.random.Generator, n: int) -> Float32:
+    """One to four instruments in a scale, each with its own timbre and rhythm, often drums."""
+    out = np.zeros(n + 4 * SAMPLE_RATE)
+    beat = rng.uniform(0.25, 0.9) * SAMPLE_RATE
+    scale = np.array(((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10))[rng.integers(2)])
+    key = rng.uniform(30, 42)
+    for _ in range(rng.integers(1, 5)):
+        octave, together = 12 * rng.integers(0, 4), rng.integers(1, 4)
+        orders = np.arange(1, rng.integers(2, 14))[:, None]
+        gains = rng.uniform(0.2, 1, len(orders)) * orders[:, 0] ** -rng.uniform(0.5, 2.5)
+        length = beat * rng.choice([0.5, 1, 1, 2, 4])
+        t = np.arange(int(min(length * rng.uniform(0.8, 1.5), 3.5 * SAMPLE_RATE))) / SAMPLE_RATE
+        plucked = rng.random() < 0.6
+        shape = np.exp(-t / rng.uniform(0.08, 1.0)) if plucked else np.sin(np.pi * t / t[-1]) ** 0.3
+        shape = shape * np.minimum(1, t / 0.005)
+        vibrato = 0.0 if plucked else rng.uniform(0, 0.04) * np.sin(2 * np.pi * 5.5 * t)
+        rest, loudness = rng.uniform(0, 0.4), rng.uniform(0.2, 1)
+        for at in np.arange(0, n, length).astype(int):
+            if rng.random() < rest:
+                continue
+            for step in rng.choice(len(scale), together, replace=False):
+                hertz = 440 * 2 ** ((key + octave + scale[step] - 69) / 12)
+                heard = gains * (orders[:, 0] * hertz < SAMPLE_RATE / 2)
+                wave = heard @ np.sin(orders * (2 * np.pi * hertz * t + vibrato * 5))
+                out[at : at + len(t)] += loudness * wave * shape
+    if rng.random() < 0.5:
+        t = np.arange(SAMPLE_RATE // 4) / SAMPLE_RATE
+        for every, decay, low in ((2, 0.06, True), (1, 0.02, False)):
+            hit = np.sin(2 * np.pi * 60 * t) if low else rng.standard_normal(len(t))
+            hit = rng.uniform(0.3, 2) * hit * np.exp(-t / decay)
+            for at in np.arange(0, n, every * beat).astype(int):
+                out[at : at + len(t)] += hit
+    return out[:n].astype(np.float32)
 
 
 def _trimmed(x: Float32) -> Float32:
@@ -434,7 +477,10 @@ def _write(folder: Path, corpus: Corpus, config: StreamConfig) -> None:
     classes = {
         "gender": sorted({clip.gender for clip in corpus.speech} - {""}),
         "language": sorted({clip.language for clip in corpus.speech} - {""}),
-        "category": sorted({clip.category for clip in corpus.noise} - {""}),
+        "category": sorted(
+            ({clip.category for clip in corpus.noise} | ({MUSIC} if config.p_music else set()))
+            - {""}
+        ),
     }
     names = ("gender", "language", "category", "utterance", "scene", "noisy")
     labels = {name: np.full(frames, -1, np.int32) for name in names}

@@ -22,7 +22,7 @@ from ..audio.stft import HOP, SAMPLE_RATE
 from ..models.compute import count_macs
 from ..models.engine import Engine
 from . import calibration, fitting
-from .data import LabelledStream, Say, StreamConfig, build_stream, enhanced_targets
+from .data import MUSIC, LabelledStream, Say, StreamConfig, build_stream, enhanced_targets
 from .features import Features, collect, informative
 from .fitting import Linear, Task
 from .manifest import SPANS, Manifest, load_manifest
@@ -41,20 +41,22 @@ TO_FIT_ON: dict[str, Any] = {
     "scene_s": (4.0, 10.0),
     "p_engine": 0.25,
     "p_varied": 0.7,
+    "p_music": 0.1,
 }
 """The training stream is wider and more varied than those to choose and to score on: noise
-recordings are few, above all of engines, so some of the scenes in transport are computed."""
+recordings are few, above all of engines, so some of the scenes in transport are computed, and
+there are none of music, which would be taken for speech and for street noise otherwise."""
 
 
 @dataclass
 class Split:
-    """A stream with the masks that a model makes of it."""
+    """A stream with the masks that a model makes of it, and what of its categories is computed."""
 
     stream: LabelledStream
     features: dict[str, Features]
     licenses: dict[str, list[str]]
-
     minutes: float = 0.0
+    computed: tuple[str, ...] = ()
 
     @property
     def masks(self) -> Features:
@@ -113,11 +115,15 @@ def load_split(
         if split == "train":
             raise CorpusError(f"{data}: every recording of the split 'train' is too short")
         return None
+    to_fit_on = dict(TO_FIT_ON)
+    own = {clip.category for clip in corpus.noise} - {""}
+    if MUSIC in own or not own:  # recordings of it are better; without classes it would be the one
+        to_fit_on["p_music"] = 0.0
     config = StreamConfig(
         minutes=min(minutes, MOST_MINUTES.get(split, minutes)),
         seed=seed,
         pesq_minutes=min(pesq_minutes, _MOST_PESQ_MINUTES.get(split, pesq_minutes)),
-        **(TO_FIT_ON if split == "train" else {}),
+        **(to_fit_on if split == "train" else {}),
     )
 
     def tell(text: str) -> None:
@@ -130,7 +136,8 @@ def load_split(
         config = replace(config, minutes=first_minutes)
     tell("masks")
     features = collect(engine, (noisy for _, noisy in stream.blocks()), sources)
-    return Split(stream, features, corpus.licenses, config.minutes)
+    computed = (MUSIC,) if config.p_music else ()
+    return Split(stream, features, corpus.licenses, config.minutes, computed)
 
 
 def fit_probes(
@@ -283,6 +290,7 @@ def fit_probes(
                 task.name, task.kind, model.classes, task.spans, task.limits, task.link, first,
                 len(model.bias), task.summary or task.rows, evidence.get(task.name, 1.0),
                 scores.get(task.name),
+                train.computed if task.name == "category" else (),
             )
         )  # fmt: skip
         first += probes[-1].columns

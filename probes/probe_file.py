@@ -94,6 +94,8 @@ class Probe:
     evidence : of kind "class": a mean log-probability over many frames, times this, is that of
         the recording; neighbouring frames are no independent witnesses.
     scores : on held-out data, with baselines.
+    unnamed : of kind "class": those that are known and not reported; a recording's label is then
+        null.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Probe:
     rows: Rows = "all"
     evidence: float = 1.0
     scores: dict[str, Any] | None = None
+    unnamed: tuple[str, ...] = ()
 
     @property
     def columns(self) -> int:
@@ -285,6 +288,7 @@ def _probe(entry: dict[str, Any]) -> Probe:
         **{
             **entry,
             "classes": tuple(entry["classes"]),
+            "unnamed": tuple(entry.get("unnamed", ())),
             "spans": tuple((int(a), int(b)) for a, b in entry["spans"]),
             "limits": None if limits is None else (float(limits[0]), float(limits[1])),
         }

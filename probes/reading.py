@@ -416,5 +416,6 @@ def _classify(probe: Probe, logits: Float64) -> tuple[str | None, dict[str, floa
     mean = logits.mean(axis=1) * probe.evidence
     p = np.exp(_log_softmax(mean[None])[0])
     best = int(np.argmax(p))
-    label = probe.classes[best] if p[best] >= _SURE else None
+    sure = p[best] >= _SURE and probe.classes[best] not in probe.unnamed
+    label = probe.classes[best] if sure else None
     return label, {name: float(x) for name, x in zip(probe.classes, p, strict=True)}

@@ -1,9 +1,11 @@
+import shutil
+
 import numpy as np
 import pytest
 
 from dynse.audio.corpus import load_corpus
 from dynse.probes.data import StreamConfig, build_stream, enhanced_targets
-from dynse.probes.fit import fit_probes
+from dynse.probes.fit import fit_probes, load_split
 from dynse.probes.probe_file import load_probes
 
 MINUTES = 0.6
@@ -83,6 +85,32 @@ def test_fitted_probes_beat_their_baselines(
     held_out = report.scores["snr_input_db"]["held_out"]
     assert held_out["mae"] < held_out["baseline_mae"]
     classes, matrix = report.confusion["category"]
-    assert classes == ("hiss", "rumble")
+    assert classes == ("hiss", "music", "rumble")
+    assert probes.get("category").unnamed == ("music",)  # computed: known, but not reported
     assert matrix.sum() == report.scores["category"]["held_out"]["frames"]
     assert set(probes.header["recordings"]) <= {"snr_input_db", "snr_enhanced_db"}
+
+
+def test_music_is_a_category_where_it_is_asked_for(corpus_folder, cache, monkeypatch, no_pesq):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    config = StreamConfig(minutes=MINUTES, p_music=0.5)
+    stream = build_stream(load_corpus(corpus_folder, "train"), config)
+    assert stream.classes["category"] == ["hiss", "music", "rumble"]
+    heard = stream.labels["category"] == 1
+    assert 0.1 < heard.mean() < 0.9
+    frames = stream.noise[: (stream.frames - 1) * 256].reshape(-1, 256)[heard[:-1]]
+    power = np.abs(np.fft.rfft(frames.astype(float))) ** 2
+    # Tones stand out of the spectrum as neither hiss nor rumble does.
+    loud = power.mean(axis=1) > 0
+    assert np.median(power.max(axis=1)[loud] / power.mean(axis=1)[loud]) > 8
+
+
+def test_own_recordings_of_music_are_named(corpus_folder, engine, tmp_path, monkeypatch, no_pesq):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "data"
+    shutil.copytree(corpus_folder, folder)
+    table = folder / "noise.csv"
+    table.write_text(table.read_text().replace(",rumble", ",music"))
+    split = load_split(folder, "train", engine, MINUTES, pesq_minutes=0.0)
+    assert split.stream.classes["category"] == ["hiss", "music"]
+    assert split.computed == ()

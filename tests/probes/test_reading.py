@@ -147,6 +147,19 @@ def test_nothing_to_estimate_is_null(engine, probes):
     assert np.isnan(silence.tracks["snr_input_db"]).all()
 
 
+def test_what_is_not_to_be_named_is_null(engine, tmp_path, speechlike):
+    header = {"name": "one", "model": {"name": engine.name, "sha256": engine.sha256}}
+    labels = []
+    for unnamed in ((), ("b",), ("a", "c")):
+        probe = Probe("category", "class", ("a", "b", "c"), outputs=3, unnamed=unnamed)
+        weights, bias = np.zeros((4, 3)), np.array([0.0, 5.0, 0.0])
+        save_probes(tmp_path / "p", header, [probe], np.arange(4), weights, bias)
+        label, p = read(engine, load_probes(tmp_path / "p"), speechlike).classes["category"]
+        assert p["b"] > 0.9
+        labels.append(label)
+    assert labels == ["b", None, "b"]
+
+
 def test_the_snr_of_a_recording_has_its_own_probe(engine, tmp_path, speechlike):
     rng = np.random.default_rng(1)
     kinds = [Probe("vad", "flag"), Probe("snr_input_db", "value", rows="speech", first=1)]

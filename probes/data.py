@@ -6,9 +6,9 @@ order; recordings are not repeated before all of their class have been heard.
 The signal-to-noise ratio changes with each scene and a little with each utterance. Some scenes
 hold no speech, some no noise, and there are stretches of digital silence: what a probe will meet.
 Streams to fit on may be varied (speed and colour of the noise, colour of the voice), since noise
-recordings are few and a probe learns them by heart. They may also hold music, so that it is not
-taken for speech or for one of the noises; as no recording of music is among the data it is computed,
-a few instruments and drums, and a recording that sounds like it is given no name.
+recordings are few and a probe learns them by heart. They may also hold music, so that it is taken
+neither for speech nor for one of the noises: a few computed instruments and drums, as there are no
+recordings of music in our data.
 
 Streams are a pure function of (corpus, minutes, seed) and lie decoded in the cache, as int16 that
 is mapped into memory, with one label a frame beside them: ten hours take 2.3 GB of disk and little

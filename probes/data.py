@@ -41,7 +41,7 @@ from . import targets
 
 __all__ = ["LabelledStream", "Say", "StreamConfig", "build_stream", "enhanced_targets"]
 
-_VERSION = 7
+_VERSION = 8
 """Raised whenever the same configuration gives another stream."""
 MUSIC = "music"
 """Category of scenes with music, which reports do not name."""
@@ -307,7 +307,11 @@ def _music(rng: np.random.Generator, n: int) -> Float32:
         length = beat * rng.choice([0.5, 1, 1, 2, 4])
         t = np.arange(int(min(length * rng.uniform(0.8, 1.5), 3.5 * SAMPLE_RATE))) / SAMPLE_RATE
         plucked = rng.random() < 0.6
-        shape = np.exp(-t / rng.uniform(0.08, 1.0)) if plucked else np.sin(np.pi * t / t[-1]) ** 0.3
+        shape = (
+            np.exp(-t / rng.uniform(0.08, 1.0))
+            if plucked
+            else np.sin(np.pi * t / (t[-1] + 0.001)) ** 0.3
+        )
         shape = shape * np.minimum(1, t / 0.005)
         vibrato = 0.0 if plucked else rng.uniform(0, 0.04) * np.sin(2 * np.pi * 5.5 * t)
         rest, loudness = rng.uniform(0, 0.4), rng.uniform(0.2, 1)

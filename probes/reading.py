@@ -256,7 +256,8 @@ class ProbeReader:
         self._average: Callable[..., None] = _average
         if (
             _reading is not None
-            and count <= _reading.MAX_GATES
+            and self._gates <= _reading.MAX_GATES
+            and len(np.unique(self._features)) == count
             and self._weights.shape[1] <= _reading.MAX_COLUMNS
         ):
             self._gather, self._average = _reading.gather, _reading.average

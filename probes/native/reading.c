@@ -12,7 +12,7 @@
 
 #define LANES 16 /* columns are padded to a multiple of it */
 #define MAX_COLUMNS 1024
-#define MAX_GATES 4096
+#define MAX_GATES 16384
 #define PIECE 64 /* frames that one column is averaged over before the next one */
 
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
@@ -21,45 +21,50 @@
 #define CLONES
 #endif
 
-#define BYTES 64
-typedef uint8_t Bytes __attribute__((vector_size(BYTES), aligned(1), may_alias));
-
-CLONES static uint32_t count_open(const uint8_t *gates, size_t n) {
-    uint32_t open = 0;
-    size_t i = 0;
-    while (n - i >= BYTES) {
-        Bytes sum = {0};
-        for (int k = 0; k < 255 && n - i >= BYTES; k++, i += BYTES) /* a byte holds 255 ones */
-            sum += *(const Bytes *)(gates + i);
-        uint64_t words[BYTES / 8], low = 0xff00ff00ff00ff, pairs = 0;
-        memcpy(words, &sum, sizeof words);
-        for (int k = 0; k < BYTES / 8; k++) pairs += (words[k] & low) + (words[k] >> 8 & low);
-        for (; pairs; pairs >>= 16) open += pairs & 0xffff;
+#if defined(__SSE2__)
+#include <emmintrin.h>
+static uint64_t pack(const uint8_t *gates) { /* 64 gates in {0, 1} -> bits */
+    uint64_t word = 0;
+    for (int i = 0; i < 4; i++) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)(gates + 16 * i));
+        word |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_slli_epi16(bytes, 7)) << 16 * i;
     }
-    for (; i < n; i++) open += gates[i];
-    return open;
+    return word;
 }
+#else
+static uint64_t pack(const uint8_t *gates) {
+    uint64_t word = 0;
+    for (int i = 0; i < 64; i++) word |= (uint64_t)(gates[i] & 1) << i;
+    return word;
+}
+#endif
 
 typedef uint32_t Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* Sums of a frame from those of the frame before: few of the gates turn from one to the next. */
-CLONES static void turn(const uint32_t *weights, const uint8_t *open, uint8_t *was, size_t count,
-                        size_t width, uint32_t *sums) {
-    for (size_t k = 0; k < count; k += 8) {
-        uint64_t now, before;
-        memcpy(&now, open + k, 8);
-        memcpy(&before, was + k, 8);
-        for (uint64_t turned = now ^ before; turned; turned &= turned - 1) {
-            const size_t row = k + (size_t)__builtin_ctzll(turned) / 8;
-            const Vector *w = (const Vector *)(weights + row * width);
+/* Few gates turn from one frame to the next, so sums are those of the frame before and a few
+ * rows. `row` says which weights a gate has, `reads` which gates have any. Returns how many are
+ * open. */
+CLONES static int turn(const uint8_t *gates, size_t n, const uint64_t *reads, const uint16_t *row,
+                       const uint32_t *weights, size_t width, uint64_t *before, uint32_t *sums) {
+    int open = 0;
+    for (size_t at = 0; at < n; at += 64) {
+        uint8_t padded[64] = {0};
+        if (n - at < 64) memcpy(padded, gates + at, n - at);
+        const uint64_t now = pack(n - at < 64 ? padded : gates + at);
+        uint64_t turned = (now ^ before[at / 64]) & reads[at / 64];
+        before[at / 64] = now;
+        open += __builtin_popcountll(now);
+        for (; turned; turned &= turned - 1) {
+            const int bit = __builtin_ctzll(turned);
+            const Vector *w = (const Vector *)(weights + row[at + (size_t)bit] * width);
             Vector *sum = (Vector *)sums;
-            if (open[row])
+            if (now >> bit & 1)
                 for (size_t c = 0; c < width / LANES; c++) sum[c] += w[c];
             else
                 for (size_t c = 0; c < width / LANES; c++) sum[c] -= w[c];
         }
     }
-    memcpy(was, open, count);
+    return open;
 }
 
 CLONES static void add(const uint32_t *before, const uint32_t *sums, size_t width,
@@ -93,22 +98,28 @@ static PyObject *gather(PyObject *self, PyObject *args) {
     const size_t gates = frames ? (size_t)in[GATES].len / frames : 0;
     const size_t width = (size_t)in[RUNNING].len / 4 / (frames + 1);
     const int32_t *features = in[FEATURES].buf;
-    int ok = width % LANES == 0 && (size_t)in[RUNNING].len == (frames + 1) * width * 4 &&
+    int ok = width % LANES == 0 && width <= MAX_COLUMNS && gates <= MAX_GATES &&
+             (size_t)in[RUNNING].len == (frames + 1) * width * 4 &&
              (size_t)in[GATES].len == frames * gates &&
-             (size_t)in[WEIGHTS].len == count * width * 4 && count <= MAX_GATES && width <= MAX_COLUMNS;
-    for (size_t k = 0; frames && k < count; k++)
-        ok = ok && features[k] >= 0 && (size_t)features[k] < gates;
+             (size_t)in[WEIGHTS].len == count * width * 4 && count <= gates + !frames * count;
+    uint64_t reads[MAX_GATES / 64] = {0}, before[MAX_GATES / 64] = {0};
+    uint16_t row[MAX_GATES];
+    for (size_t k = 0; ok && frames && k < count; k++) {
+        ok = features[k] >= 0 && (size_t)features[k] < gates &&
+             !(reads[features[k] / 64] >> features[k] % 64 & 1); /* each gate once */
+        if (!ok) break;
+        reads[features[k] / 64] |= (uint64_t)1 << features[k] % 64;
+        row[features[k]] = (uint16_t)k;
+    }
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
-        uint8_t open[MAX_GATES + 8], was[MAX_GATES + 8];
         uint32_t sums[MAX_COLUMNS];
-        memset(open, 0, count + 8), memset(was, 0, count + 8), memset(sums, 0, 4 * width);
+        memset(sums, 0, 4 * width);
         for (size_t l = 0; l < frames; l++) {
             const uint8_t *frame = (const uint8_t *)in[GATES].buf + l * gates;
             uint32_t *running = (uint32_t *)in[RUNNING].buf + l * width;
-            ((uint16_t *)in[OPENED].buf)[l] = (uint16_t)count_open(frame, gates);
-            for (size_t k = 0; k < count; k++) open[k] = frame[features[k]];
-            turn(in[WEIGHTS].buf, open, was, count, width, sums);
+            ((uint16_t *)in[OPENED].buf)[l] = (uint16_t)turn(frame, gates, reads, row,
+                                                             in[WEIGHTS].buf, width, before, sums);
             add(running, sums, width, running + width);
         }
         Py_END_ALLOW_THREADS

@@ -22,14 +22,14 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from .errors import DynseError, UnreadableError
+from .errors import UnreadableError, UnusableError
 from .stft import SAMPLE_RATE
 from .suffixes import READABLE
 
 SPLITS = ("train", "valid", "test")
 
 
-class CorpusError(DynseError):
+class CorpusError(UnusableError):
     """A data folder that cannot be used as it is."""
 
 

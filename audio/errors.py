@@ -19,19 +19,33 @@ class DynseError(Exception):
     code = "error"
 
 
-class MissingPackageError(DynseError):
-    """A package that training and scoring need, and enhancing does not, is not installed."""
+class UnusableError(DynseError):
+    """What a whole run stands on, as a model, a data folder or a package, cannot be used.
+
+    Apart from what is wrong with one input of several: there is nothing left to do.
+    """
+
+
+class MissingPackageError(UnusableError):
+    """A package that enhancing does not need, and this does, is not installed.
+
+    Parameters
+    ----------
+    name : of the package.
+    extra : of dynse, that brings it.
+    """
 
     code = "missing_package"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)  # and no more: it is pickled between worker processes
-        self.name = name
+    def __init__(self, name: str, extra: str = "train") -> None:
+        super().__init__(name, extra)  # and no more: it is pickled between worker processes
+        self.name, self.extra = name, extra
 
     def __str__(self) -> str:
+        compiler = ", which takes a C++ compiler" if self.extra == "train" else ""
         return (
-            f"this needs the package {self.name}: pip install 'dynse[train]' (from a checkout: "
-            "pip install '.[train]'), which takes a C++ compiler"
+            f"this needs the package {self.name}: pip install 'dynse[{self.extra}]' (from a"
+            f" checkout: pip install '.[{self.extra}]'){compiler}"
         )
 
 

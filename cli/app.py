@@ -1,6 +1,7 @@
 """The `dynse` command: its subcommands, and how any failure becomes one line and an exit code.
 
-Only here do errors turn into exit codes: 0 all done, 1 an input failed, 2 usage, 130 interrupted.
+Only here do errors turn into exit codes: 0 all done, 1 an input failed, 2 usage or something that
+the whole run needs cannot be used, 130 interrupted.
 Nothing heavy is imported at module level, so that `dynse --help` answers at once.
 """
 
@@ -15,13 +16,12 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from ..audio.errors import DynseError
+from ..audio.errors import DynseError, UnusableError
 from .enhance import enhance
 from .evaluate import evaluate
 from .export import export
 from .fit_probes import fit_probes
 from .models import models
-from .planning import RefusedError
 from .probe import probe
 from .progress import abandon, say
 from .train import train
@@ -119,7 +119,7 @@ def _run(arguments: list[str]) -> int:
             return _deserted()
         raise
     except DynseError as error:
-        return _say(str(error), 2 if isinstance(error, RefusedError) else 1)
+        return _say(str(error), 2 if isinstance(error, UnusableError) else 1)
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
         return _say(f"{name}{error.strerror or error}", 1)

@@ -18,11 +18,12 @@ def export(
     verbose: given.Verbose = False,
 ) -> None:
     """Export the stateful step of a model: STFT frame and state in, mask, gates and state out."""
-    from ..audio.errors import ExistsError
     from ..models.checkpoint import DEFAULT, read
     from ..models.export import export_onnx
 
     if onnx.exists() and not overwrite:
-        raise ExistsError("it exists; --overwrite replaces it", onnx)
+        raise typer.BadParameter(f"{onnx} exists; --overwrite replaces it", param_hint="--onnx")
+    if not onnx.absolute().parent.is_dir():
+        raise typer.BadParameter(f"no folder {onnx.absolute().parent}", param_hint="--onnx")
     export_onnx(read(model or DEFAULT), onnx)
     print(f"{onnx}: {onnx.stat().st_size / 1e6:.1f} MB", file=sys.stderr)

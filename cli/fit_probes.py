@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as given
+from .planning import RefusedError
 from .workers import available_cores
 
 if TYPE_CHECKING:
@@ -64,26 +65,31 @@ def fit_probes(
         raise typer.BadParameter(f"no folder {output.absolute().parent}", param_hint="-o")
 
     from ..models.checkpoint import DEFAULT
-    from ..models.engine import load
     from ..probes.fit import fit_probes as fit
+    from ..probes.probe_file import ProbesError
+    from .loading import load_model
 
     def say(text: str) -> None:
         if not quiet:
             print(text, file=sys.stderr, flush=True)
 
-    report = fit(
-        data,
-        load(model or DEFAULT),
-        output,
-        name=name,
-        minutes=minutes,
-        pesq_minutes=pesq_minutes,
-        count=gates,
-        seed=seed,
-        exclude=exclude or (),
-        jobs=jobs or available_cores(),
-        say=say,
-    )
+    engine = load_model(model or DEFAULT)
+    try:
+        report = fit(
+            data,
+            engine,
+            output,
+            name=name,
+            minutes=minutes,
+            pesq_minutes=pesq_minutes,
+            count=gates,
+            seed=seed,
+            exclude=exclude or (),
+            jobs=jobs or available_cores(),
+            say=say,
+        )
+    except ProbesError as error:  # of this model on this data none can be fitted
+        raise RefusedError(str(error)) from error
     if as_json:
         import json
 

@@ -21,16 +21,13 @@ def load_model(name: str) -> Engine:
 
     Raises
     ------
-    RefusedError
+    CheckpointError, RefusedError
         There is none of this name, or it is damaged.
     """
-    from ..models.checkpoint import CheckpointError
     from ..models.engine import load
 
     try:
         return load(name)
-    except CheckpointError as error:
-        raise RefusedError(str(error)) from error
     except (KeyError, TypeError, ValueError) as error:
         raise RefusedError(f"{name}: damaged model ({type(error).__name__}: {error})") from error
 

@@ -22,13 +22,9 @@ def models(
 
     With a name or a checkpoint its card: also recipe, scores and known failures.
     """
-    from ..models.checkpoint import DEFAULT, SHIPPED, CheckpointError, read
-    from .planning import RefusedError
+    from ..models.checkpoint import DEFAULT, SHIPPED, read
 
-    try:
-        rows = [_describe(read(name), name == DEFAULT) for name in ([model] if model else SHIPPED)]
-    except CheckpointError as error:
-        raise RefusedError(str(error)) from error
+    rows = [_describe(read(name), name == DEFAULT) for name in ([model] if model else SHIPPED)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import typer
 
-from ..audio.errors import DynseError
+from ..audio.errors import UnusableError
 from ..audio.suffixes import READABLE, WRITABLE
 
 HEADERLESS = (".raw", ".pcm")
@@ -25,8 +25,8 @@ _FOLDS_CASE = sys.platform in ("darwin", "win32")
 """Whether a.wav and A.wav are one file, as they are with the usual settings of these systems."""
 
 
-class RefusedError(DynseError):
-    """Nothing can be done in the way that was asked for; ends in exit code 2."""
+class RefusedError(UnusableError):
+    """Nothing can be done in the way that was asked for."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as given
+from .planning import RefusedError
 
 if TYPE_CHECKING:
     from ..models.training import Trainer
@@ -93,7 +94,7 @@ def train(
     from ..audio.mixing import MixConfig
     from ..models.checkpoint import read
     from ..models.conv_fsenet import ConvFSENetConfig
-    from ..models.training import TrainConfig, Trainer
+    from ..models.training import TrainConfig, Trainer, TrainingError
 
     if init is not None and (static or hidden is not None):
         raise typer.BadParameter(
@@ -121,16 +122,19 @@ def train(
         mix=MixConfig(seconds=seconds),
     )
     _say("reading the data (the first time it is decoded into a cache)")
-    trainer = Trainer(
-        config,
-        load_corpus(data, "train", exclude=excluded),
-        load_corpus(data, "valid", exclude=excluded),
-        out,
-        device=device,
-        workers=workers,
-        compiled=compiled,
-        start_from=init,
-    )
+    try:
+        trainer = Trainer(
+            config,
+            load_corpus(data, "train", exclude=excluded),
+            load_corpus(data, "valid", exclude=excluded),
+            out,
+            device=device,
+            workers=workers,
+            compiled=compiled,
+            start_from=init,
+        )
+    except TrainingError as error:  # --out or --init is of other settings
+        raise RefusedError(str(error)) from error
     if trainer.step >= steps:
         _say(f"{out}: all {steps} steps are done")
         return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ..audio.errors import DynseError
+from ..audio.errors import UnusableError
 from .container import read_container, write_container
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ SHIPPED: dict[str, str] = json.loads((_SHIPPED_DIR / "shipped.json").read_text()
 """Name of each shipped model -> sha256 of its file; `scripts/ship` adds to it."""
 
 
-class CheckpointError(DynseError):
+class CheckpointError(UnusableError):
     """A checkpoint that is missing, damaged, altered or of another kind."""
 
 

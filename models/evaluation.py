@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.errors import DynseError
+from ..audio.errors import DynseError, UnusableError
 from ..audio.io import open_reader
 from ..audio.metrics import MetricError, pesq_wb, si_sdr, stoi
 from ..audio.resampling import StreamResampler
@@ -28,7 +28,11 @@ METRICS = ("pesq", "stoi", "estoi", "si_sdr_db")
 
 
 class EvaluationError(DynseError):
-    """Pairs that cannot be scored."""
+    """A pair that cannot be scored."""
+
+
+class PairingError(UnusableError):
+    """Files or folders that make no pairs."""
 
 
 @dataclass(frozen=True)
@@ -67,25 +71,25 @@ def find_pairs(clean: Path, noisy: Path) -> list[tuple[Path, Path]]:
 
     Raises
     ------
-    EvaluationError
+    PairingError
         A path is missing, or a recording has no counterpart.
     """
     for path in (clean, noisy):
         if not path.exists():
-            raise EvaluationError(f"{path}: no such file or folder")
+            raise PairingError(f"{path}: no such file or folder")
     if clean.is_file() and noisy.is_file():
         return [(clean, noisy)]
     if clean.is_file() or noisy.is_file():
-        raise EvaluationError("give two files or two folders")
+        raise PairingError("give two files or two folders")
     there, here = (
         {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()}
         for folder in (clean, noisy)
     )
     alone = sorted(set(there) ^ set(here))
     if alone:
-        raise EvaluationError(f"without a counterpart: {', '.join(alone[:5])}")
+        raise PairingError(f"without a counterpart: {', '.join(alone[:5])}")
     if not here:
-        raise EvaluationError(f"{noisy}: no files")
+        raise PairingError(f"{noisy}: no files")
     return [(there[stem], path) for stem, path in here.items()]
 
 
@@ -245,6 +249,7 @@ __all__ = [
     "NOISE_FREE_DB",
     "EvaluationError",
     "PairScore",
+    "PairingError",
     "find_pairs",
     "load_mono",
     "score",

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..audio.errors import DynseError
+from ..audio.errors import DynseError, MissingPackageError
 from ..audio.stft import BINS
 from .checkpoint import Checkpoint, load_network
 from .conv_fsenet import ConvFSENet, State
 
 
 class ExportError(DynseError):
-    """A model that cannot be exported here."""
+    """A file that cannot be written."""
 
 
 class _Step(nn.Module):
@@ -62,14 +62,18 @@ def export_onnx(checkpoint: Checkpoint, path: Path) -> None:
 
     Raises
     ------
+    MissingPackageError
+        One of ``dynse[export]`` is not installed.
+    CheckpointError
+        The weights do not fit.
     ExportError
-        The packages of ``dynse[export]`` are missing, or the file cannot be written.
+        The file cannot be written.
     """
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
-        raise ExportError(f"needs the package {error.name}: pip install 'dynse[export]'") from error
+        raise MissingPackageError(str(error.name), "export") from error
     network = load_network(checkpoint)
     state = _flatten(network.initial_state())
     names = state_names(network.config.blocks)

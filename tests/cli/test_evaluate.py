@@ -91,11 +91,13 @@ def test_pairs_without_noise_are_apart(pairs, checkpoint_path, capsys):
 
 def test_refusals_are_one_line(pairs, checkpoint_path, capsys):
     (pairs / "clean/extra.wav").write_bytes(b"")
-    assert evaluate(pairs, checkpoint_path) == 1
+    assert evaluate(pairs, checkpoint_path) == 2
     assert "without a counterpart: extra" in capsys.readouterr().err
-    assert _run(["evaluate", "/nowhere", "/nowhere", "--model", str(checkpoint_path)]) == 1
+    assert _run(["evaluate", "/nowhere", "/nowhere", "--model", str(checkpoint_path)]) == 2
     (pairs / "clean/extra.wav").unlink()
     assert evaluate(pairs, checkpoint_path, "--by", "snr_db") == 2
+    assert evaluate(pairs, "nope") == 2
+    assert "shipped models are" in capsys.readouterr().err
     soundfile.write(pairs / "clean/0.wav", np.zeros(100), 16000)
     assert evaluate(pairs, checkpoint_path, "-j", "1") == 1
     assert "its reference has 100" in capsys.readouterr().err

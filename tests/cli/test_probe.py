@@ -196,7 +196,7 @@ def test_fit_probes_check_counts(tmp_path, capsys):
     assert told["train"]["gender_minutes"] == {"female": 0.02}
     assert told["train"]["category_minutes"] == {"nature": 0.02}
     assert "missing" in told["test"]
-    assert _run(["fit-probes", str(tmp_path / "nowhere"), "--check"]) == 1
+    assert _run(["fit-probes", str(tmp_path / "nowhere"), "--check"]) == 2
     target = tmp_path / "p.safetensors"
     target.write_bytes(b"")
     assert _run(["fit-probes", str(tmp_path), "-o", str(target)]) == 2

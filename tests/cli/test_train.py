@@ -32,6 +32,8 @@ def test_goes_on_from_a_model_with_its_dimensions(data, tmp_path, checkpoint_pat
     assert header["training"]["steps"] == 1
     assert train(data, out, "--init", str(checkpoint_path), "--steps", "1", "--distinct", "4") == 0
     assert "all 1 steps are done" in capsys.readouterr().err
+    assert train(data, out, "--init", str(checkpoint_path), "--seed", "7") == 2
+    assert "belongs to a run with other settings" in capsys.readouterr().err
 
 
 def test_refuses_other_dimensions_than_those_of_the_model(data, tmp_path, checkpoint_path, capsys):

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import onnxruntime
@@ -41,5 +42,28 @@ def test_onnx_carries_the_header(exported, checkpoint_path):
 
 
 def test_existing_file_is_kept(exported, checkpoint_path, capsys):
-    assert _run(["export", "--onnx", str(exported), "--model", str(checkpoint_path)]) == 1
+    assert _run(["export", "--onnx", str(exported), "--model", str(checkpoint_path)]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxscript"])
+def test_without_the_packages_of_the_extra_nothing_can_be_done(
+    name, checkpoint_path, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, name, None)
+    path = tmp_path / "x.onnx"
+    assert _run(["export", "--onnx", str(path), "--model", str(checkpoint_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"needs the package {name}: pip install 'dynse[export]'" in said
+    assert "compiler" not in said
+    assert not path.exists()
+
+
+def test_what_cannot_be_exported_is_told_before_any_work(checkpoint_path, tmp_path, capsys):
+    path = str(tmp_path / "x.onnx")
+    assert _run(["export", "--onnx", path, "--model", "nope"]) == 2
+    assert "shipped models are" in capsys.readouterr().err
+    path = str(tmp_path / "none" / "x.onnx")
+    assert _run(["export", "--onnx", path, "--model", str(checkpoint_path)]) == 2
+    assert "no folder" in capsys.readouterr().err

@@ -53,6 +53,28 @@ def test_folders_of_speech_and_noise(corpus_folder, checkpoint_path, tmp_path, m
     assert "fitted for the model 'tiny'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("check", [["--check"], []])
+def test_a_folder_that_cannot_be_used_is_refused(check, tmp_path, checkpoint_path, capsys):
+    target = ["-o", str(tmp_path / "p.safetensors"), "--model", str(checkpoint_path)]
+    (tmp_path / "manifest").mkdir()
+    (tmp_path / "manifest/manifest.csv").write_text("path,rate\nnone.wav,1\n")
+    for name, why in (("nowhere", "no such folder"), ("", "needs speech.csv and noise.csv"),
+                      ("manifest", "no such file 'none.wav'")):  # fmt: skip
+        assert _run(["fit-probes", str(tmp_path / name), *check, *target]) == 2
+        said = capsys.readouterr().err
+        assert why in said
+        assert said.count("\n") == 1
+
+
+def test_data_without_targets_are_refused(own, checkpoint_path, capsys):
+    text = (own / "manifest.csv").read_text().replace("bright", "dark")
+    rows = [",".join(row.split(",")[::2] + row.split(",")[3:]) for row in text.splitlines()]
+    (own / "manifest.csv").write_text("\n".join(rows))
+    target = ["-o", str(own / "p.safetensors"), "--model", str(checkpoint_path)]
+    assert _run(["fit-probes", str(own), "-q", *target]) == 2
+    assert "no targets to fit probes for" in capsys.readouterr().err
+
+
 def test_a_manifest_of_own_columns(own, checkpoint_path, capsys):
     assert _run(["fit-probes", str(own), "--check"]) == 0
     assert "colour: bright 3, dark 3" in capsys.readouterr().out

@@ -162,7 +162,14 @@ def _table(path: Path, needed: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def _recordings(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in READABLE)
+    """As the commands take them from a folder: none of hidden folders, nor what macOS leaves."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in READABLE
+        and not path.name.startswith("._")
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts[:-1])
+    )
 
 
 def _drawn_splits(keys: set[str], what: str) -> dict[str, str]:

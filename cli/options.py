@@ -45,7 +45,12 @@ Inputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="IN...", help="Files, folders, quoted globs; - is stdin."),
 ]
-Recursive = Annotated[bool, typer.Option("-r", "--recursive", help="Descend into folders.")]
+Recursive = Annotated[
+    bool,
+    typer.Option(
+        "-r", "--recursive", help="Descend into folders; into hidden ones (.NAME) only if named."
+    ),
+]
 FilesFrom = Annotated[
     str | None,
     typer.Option(

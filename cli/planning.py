@@ -273,7 +273,8 @@ def _each_once(found: list[_Input], top: str) -> list[_Input]:
 def _files_in(folder: str, recursive: bool) -> Iterator[str]:
     unreadable: list[str] = []
     for place, folders, files in os.walk(folder, onerror=lambda e: unreadable.append(e.filename)):
-        folders.sort()
+        # .git, .Trash and the like; one that is named by hand is the top, and not left out.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in sorted(files):
             # ._x.wav is no sound but what macOS keeps of x.wav on foreign disks.
             if os.path.splitext(file)[1].lower() in READABLE and not file.startswith("._"):

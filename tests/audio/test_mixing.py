@@ -139,6 +139,18 @@ def test_plain_folders_are_a_corpus(tmp_path):
     assert not {c.speaker for c in train.speech} & {c.speaker for c in parts["valid"].speech}
 
 
+def test_hidden_folders_hold_no_data(tmp_path):
+    for number in range(3):
+        for name in (f"clean/{number}/a.wav", f"clean/.Trash/{number}.wav", f"noise/{number}.wav"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(tmp_path / name, np.full(16000, 0.1), 16000)
+    (tmp_path / "noise/._0.wav").write_bytes(b"\0\5\x16\7")
+    for split in ("train", "valid", "test"):
+        corpus = load_corpus(tmp_path, split, cache_dir=tmp_path / "cache")
+        assert len(corpus.speech) == len(corpus.noise) == 1
+        assert corpus.speech[0].speaker.isdecimal()
+
+
 @pytest.mark.parametrize("count", [3, 4, 7])
 def test_few_recordings_still_fill_every_split(tmp_path, count):
     for folder in ("clean", "noise"):

@@ -48,6 +48,18 @@ def test_what_macos_keeps_beside_a_file_is_no_input_of_a_folder(here, dynse):
     assert here("in/._a.wav", "-o", "out/", "-q") == 1, "named by hand: tried"
 
 
+def test_hidden_folders_are_entered_where_they_are_named_only(here, dynse):
+    for name in ("a.wav", ".Trash/b.wav", "deep/.git/c.wav", ".Trash/.er/d.wav"):
+        dynse.write(f"in/{name}")
+    assert here("in", "-r", "-o", "out", "-q") == 0
+    assert dynse.files("out") == ["a.wav"]
+    assert here("in/.Trash", "-r", "-o", "trash", "-q") == 0
+    assert dynse.files("trash") == ["b.wav"]
+    assert here(str(dynse.folder / "in/d*/.g*"), "-r", "-o", "git", "-q") == 0
+    assert dynse.files("git") == ["deep/.git/c.wav"]
+    assert here("in/.Trash/.er/d.wav", "-o", "by hand/", "-q") == 0
+
+
 def test_a_file_named_twice_is_one_input(here, dynse):
     dynse.write("a.wav")
     assert here("a.wav", "./a.wav", "-o", "x.wav", "-q") == 0

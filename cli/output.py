@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from . import report as reports
+from .planning import printable
 from .progress import Screen, abandon
 from .report import Report
 
@@ -109,7 +110,11 @@ class Output:
         elif self._form is Form.RTTM:
             self._say(screen, reports.to_rttm(report))
         elif report["status"] == "ok":
-            self._say(screen, _TEXT[self._form](report))
+            text = _TEXT[self._form](report)
+            if self._form is Form.TEXTGRID and not text:
+                path = printable(report["path"])
+                screen.line(f"{path}: it holds no samples, and a TextGrid has to: none written")
+            self._say(screen, text)
         self._begun = True
 
     def _say(self, screen: Screen, text: str) -> None:

@@ -319,8 +319,15 @@ def to_labels(report: Report) -> str:
 
 
 def to_textgrid(report: Report) -> str:
-    """Praat's TextGrid with one interval tier that covers the whole recording."""
-    end = report.get("audio", {}).get("duration_s") or 0.0
+    """Praat's TextGrid with one interval tier that covers the whole recording.
+
+    Empty if there is none to make: Praat cannot create one, and praatio cannot read one, that ends
+    where it starts.
+    """
+    audio = report.get("audio", {})
+    if not audio.get("frames"):
+        return ""
+    end = audio["duration_s"] or 1e-4  # rounded away; written without an exponent, for praatio
     intervals: list[tuple[float, float, str]] = []
     at = 0.0
     for s in _speech(report):

@@ -120,6 +120,14 @@ def test_segments_for_other_programs(run, folder):
     assert len(f0) == 190
 
 
+def test_no_textgrid_of_no_sound(run, folder):
+    code, out, err = run(folder / "empty.wav", "--textgrid")
+    assert (code, out) == (0, "")
+    assert err.count("\n") == 1
+    assert "empty.wav: it holds no samples" in err
+    assert "xmax" in run(folder / "short.wav", "--textgrid")[1]
+
+
 def test_assertions_decide_the_exit_code(run, folder):
     path = folder / "a b.wav"
     assert run(path, "--assert", "duration_s>2", "--assert", "pesq>=1")[0] == 0

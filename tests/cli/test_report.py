@@ -110,6 +110,17 @@ item []:
     )
 
 
+def test_textgrid_has_a_duration():
+    def grid(frames, duration):
+        audio = {**REPORT["audio"], "frames": frames, "duration_s": duration}
+        vad = {**REPORT["vad"], "segments": []}
+        return reports.to_textgrid({**REPORT, "audio": audio, "vad": vad})
+
+    assert grid(0, 0.0) == ""
+    assert "xmax = 0.0001\n" in grid(1, 0.0)
+    assert "xmax = 0.0001\n" in grid(2, 0.0001)
+
+
 def test_f0_csv():
     tracks = {"hop_s": 0.016, "f0_hz": [None, 118.2], "voiced_probability": [0.1, 0.94]}
     assert reports.to_f0_csv({**REPORT, "frames": tracks}) == (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import typer
 
-from .conditions import Condition, ConditionError
+from .conditions import CUSTOM, Condition, ConditionError
 from .options import Executor, RawSubtype
 from .planning import Job
 from .workers import available_cores
@@ -66,23 +66,39 @@ def parse_conditions(option: str, texts: Sequence[str]) -> list[Condition]:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def check_labels(option: str, conditions: Sequence[Condition], probes: Probes) -> None:
-    """Refuse a comparison with a word that the probes never say.
+def check_fields(option: str, conditions: Sequence[Condition], probes: Probes) -> None:
+    """Refuse a comparison with a word that the probes never say, or of a column they have not.
 
     Raises
     ------
     typer.BadParameter
     """
+    from .report import own_probes
+
+    own = {CUSTOM + probe.name: probe for probe in own_probes(probes)}
+
+    def refuse(condition: Condition, why: str) -> typer.BadParameter:
+        return typer.BadParameter(f"{condition.text!r}: {why}", param_hint=option)
+
     for condition in conditions:
+        for field in condition.fields:
+            if field.startswith(CUSTOM) and field not in own:
+                there = f"; known are {', '.join(own)}" if own else ", which have none of one's own"
+                raise refuse(condition, f"{field} is no field of the probes{there}")
+        for field in condition.numbers:
+            if field in own and own[field].kind == "class":
+                raise refuse(condition, f"{field} is a word; one of digits is put in quotes")
         for field, word in condition.words:
+            if field in own and own[field].kind != "class":
+                raise refuse(condition, f"{field} is a number, {word!r} is not")
             name = {"noise": "category"}.get(field, field)
             fitted = [p for p in probes.probes if p.name.removeprefix("recording_") == name]
+            fitted += [own[field]] if field in own else []
             known = {label for probe in fitted for label in probe.classes}
             if known and word not in known:
-                raise typer.BadParameter(
-                    f"{condition.text!r}: {word!r} is no {field} of the probes; known are"
-                    f" {', '.join(sorted(known))}",
-                    param_hint=option,
+                raise refuse(
+                    condition,
+                    f"{word!r} is no {field} of the probes; known are {', '.join(sorted(known))}",
                 )
 
 

@@ -4,6 +4,7 @@
     factor     = "not" factor | "(" condition ")" | field operator value
     operator   = "<" | "<=" | ">" | ">=" | "==" | "!="
     value      = number | word | 'quoted words' | "null"
+    field      = one of NUMBERS, WORDS, SHORT | "custom."column | 'custom.any column'
 
 A field that could not be estimated is null. Comparing it gives neither true nor false but unknown,
 which `not` keeps, and which `and` and `or` pass on unless their other side decides (as NULL in
@@ -30,6 +31,9 @@ NUMBERS = (
 WORDS = ("noise", "gender")
 """Fields that hold a word."""
 
+CUSTOM = "custom."
+"""Begins the fields of users' own probes, a column of their manifest.csv each."""
+
 SHORT = {
     "snr_db": "snr_input_db",
     "si_sdr_db": "si_sdr_input_db",
@@ -44,7 +48,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 _TOKEN = re.compile(
     r"""\s*(?: (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
-             | (?P<word>\w+)
+             | (?P<word>custom\.\w+ | \w+)
              | (?P<quoted>'[^']*'|"[^"]*")
              | (?P<sign><=|>=|==|!=|<|>|\(|\)) )""",
     re.VERBOSE,
@@ -68,7 +72,8 @@ class Condition:
     Attributes
     ----------
     fields : the fields it reads, by their full names, in order.
-    words : the fields of `WORDS` with what they are compared with, but null.
+    words : the fields that are taken for words with what they are compared with, but null.
+    numbers : the fields that are taken for numbers, likewise.
 
     Raises
     ------
@@ -80,6 +85,7 @@ class Condition:
         self.text = " ".join(text.split())
         self.fields: list[str] = []
         self.words: list[tuple[str, str]] = []
+        self.numbers: list[str] = []
         self._tokens = _tokens(text)
         try:
             self._test = self._either()
@@ -136,10 +142,12 @@ class Condition:
         if kind == "word" and text == "null" and equality:
             return lambda row: (row[field] is None) == (sign == "==")
         limit: str | float
-        if field in NUMBERS:
+        # What a field of one's own holds only the probes know; `choices.check_fields` asks them.
+        if field in NUMBERS or (field.startswith(CUSTOM) and kind == "number"):
             if kind != "number":
                 self._fail(f"{field} is a number, {text!r} is not")
             limit = float(text)
+            self.numbers.append(field)
         else:
             if not equality:
                 self._fail(f"{field} is a word, which only == and != compare")
@@ -152,8 +160,9 @@ class Condition:
 
     def _field(self, name: str) -> str:
         full = SHORT.get(name, name)
-        if full not in NUMBERS and full not in WORDS:
-            self._fail(f"no field {name!r}; known are {', '.join((*SHORT, *NUMBERS, *WORDS))}")
+        if full not in NUMBERS and full not in WORDS and not full.startswith(CUSTOM):
+            known = ", ".join((*SHORT, *NUMBERS, *WORDS, f"{CUSTOM}COLUMN"))
+            self._fail(f"no field {name!r}; known are {known}")
         self.fields.append(full)
         return full
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from . import options as given
 from .batch import run
 from .choices import (
     check_extra,
-    check_labels,
+    check_fields,
     check_picture,
     executors,
     headerless,
@@ -232,12 +232,13 @@ def enhance(
     )
     # What is wrong with these is one failure, not one an input.
     engine = load_model(options.model)
-    said_by = {}
+    said_by: dict[str, Any] = {}
+    columns: tuple[str, ...] = ()
     if asks_probes:
         fitted = load_probes_of(options.model, options.probes)
-        check_labels("--only-if", conditions, fitted)
-        said_by = reports.origin(engine, fitted)
-    out = None if form is Form.TABLE else Output(form, named.single, optional=True)
+        check_fields("--only-if", conditions, fitted)
+        said_by, columns = reports.origin(engine, fitted), reports.own_columns(fitted)
+    out = None if form is Form.TABLE else Output(form, named.single, columns, optional=True)
 
     def tell(screen: Screen, i: int, done: Done) -> None:
         for line in done.lines():

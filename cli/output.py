@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -66,6 +66,7 @@ class Output:
     ----------
     form : how.
     single : JSON is one object, not an array.
+    own_columns : of CSV, of the probes in use.
     optional : reports are a by-product: that they cannot be written stops nothing.
 
     Attributes
@@ -73,8 +74,11 @@ class Output:
     error : why optional reports could not be written, other than that their reader has gone.
     """
 
-    def __init__(self, form: Form, single: bool, *, optional: bool = False) -> None:
+    def __init__(
+        self, form: Form, single: bool, own_columns: Sequence[str] = (), *, optional: bool = False
+    ) -> None:
         self._form, self._single, self._optional = form, single, optional
+        self._own_columns = own_columns
         self.error: OSError | None = None
         self._lost = False
         self._waiting: dict[int, Report | None] = {}
@@ -106,7 +110,8 @@ class Output:
         elif self._form is Form.JSONL:
             self._say(screen, reports.to_json(report, None))
         elif self._form is Form.CSV:
-            self._say(screen, reports.to_csv(report, header=not self._begun))
+            row = reports.to_csv(report, not self._begun, self._own_columns)
+            self._say(screen, row)
         elif self._form is Form.RTTM:
             self._say(screen, reports.to_rttm(report))
         elif report["status"] == "ok":

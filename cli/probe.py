@@ -9,7 +9,7 @@ import typer
 
 from . import options as given
 from .batch import Tally, run
-from .choices import check_labels, check_picture, executors, headerless, parse_conditions
+from .choices import check_fields, check_picture, executors, headerless, parse_conditions
 from .planning import Job, find, printable, read_named, shard
 from .progress import Screen, say
 from .workers import Failed
@@ -90,9 +90,9 @@ def probe(
         overwrite=overwrite,
     )
     fitted = load_probes_of(options.model, options.probes)
-    check_labels("--assert", checks, fitted)
+    check_fields("--assert", checks, fitted)
     said_by = reports.origin(load_model(options.model), fitted)
-    output = Output(form, named.single)
+    output = Output(form, named.single, reports.own_columns(fitted))
     broken = 0
 
     def tell(screen: Screen, i: int, done: Probed) -> None:

@@ -12,17 +12,17 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .conditions import NUMBERS, WORDS
+from .conditions import CUSTOM, NUMBERS, WORDS
 from .planning import printable
 
 if TYPE_CHECKING:
     from ..audio.io import Reader
     from ..models.engine import Engine
-    from ..probes.probe_file import Probes
+    from ..probes.probe_file import Probe, Probes
     from ..probes.reading import Reading
 
 SCHEMA = "dynse.probe/1"
@@ -190,19 +190,27 @@ def _class(reading: Reading, name: str) -> Report:
 
 
 def _custom(reading: Reading, probes: Probes) -> Report:
-    """What probes of one's own say (`dynse fit-probes` with a manifest.csv), by column."""
-    from ..probes.probe_file import BUILT_IN
-
+    """What probes of one's own say, by column."""
     found: Report = {}
-    for probe in probes.probes:
-        # The probe of a whole recording speaks under the name of that of its frames.
-        if probe.name.removeprefix("recording_") in BUILT_IN:
-            continue
+    for probe in own_probes(probes):
         if probe.kind == "class":
             found[probe.name] = _class(reading, probe.name)
         else:
             found[probe.name] = _number(reading.values.get(probe.name))
     return found
+
+
+def own_probes(probes: Probes) -> list[Probe]:
+    """Those of a user's own columns (`dynse fit-probes` with a manifest.csv)."""
+    from ..probes.probe_file import BUILT_IN
+
+    # The probe of a whole recording speaks under the name of that of its frames.
+    return [p for p in probes.probes if p.name.removeprefix("recording_") not in BUILT_IN]
+
+
+def own_columns(probes: Probes) -> tuple[str, ...]:
+    """What a user's own columns are called in `flat`, CSV and conditions."""
+    return tuple(CUSTOM + probe.name for probe in own_probes(probes))
 
 
 def _mmac(engine: Engine, utilisation: float | None) -> float:
@@ -262,7 +270,7 @@ CSV_COLUMNS = ("path", "status", *NUMBERS, *WORDS, "warnings", "error")
 
 
 def flat(report: Report) -> dict[str, Any]:
-    """A report as one row of `CSV_COLUMNS`; None where there is nothing."""
+    """A report as one row of `CSV_COLUMNS` and `own_columns`; None where there is nothing."""
     row: dict[str, Any] = dict.fromkeys(CSV_COLUMNS)
     row |= {"path": report["path"], "status": report["status"]}
     row["warnings"] = " ".join(warning["code"] for warning in report["warnings"])
@@ -280,13 +288,18 @@ def flat(report: Report) -> dict[str, Any]:
     row |= {"noise": report["noise"]["label"], "gender": report["gender"]["label"]}
     row |= {f"f0_{name}_hz": value for name, value in report["f0_hz"].items()}
     row |= {name: report["compute"][name] for name in ("utilisation", "mmac_per_s")}
+    for name, said in report.get("custom", {}).items():
+        row[CUSTOM + name] = said["label"] if isinstance(said, dict) else said
     return row
 
 
-def to_csv(report: Report, header: bool) -> str:
-    """One row, without the line break at its end; with the column names before it if asked."""
+def to_csv(report: Report, header: bool, own: Sequence[str] = ()) -> str:
+    """One row, without the line break at its end; with the column names before it if asked.
+
+    `own` are further columns, of `own_columns`, at the end.
+    """
     out = io.StringIO()
-    writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, (*CSV_COLUMNS, *own), lineterminator="\n")
     if header:
         writer.writeheader()
     writer.writerow(flat(report))

@@ -3,9 +3,10 @@ from types import SimpleNamespace
 import pytest
 import typer
 
-from dynse.cli.choices import check_labels
+from dynse.cli.choices import check_fields
 from dynse.cli.conditions import NUMBERS, WORDS, Condition, ConditionError
 from dynse.cli.report import CSV_COLUMNS
+from dynse.probes.probe_file import Probe
 
 ROW = {
     **dict.fromkeys((*NUMBERS, *WORDS)),
@@ -13,6 +14,9 @@ ROW = {
     "duration_s": 4.0,
     "channels": 2,
     "noise": "street",
+    "custom.rate": 0.5,
+    "custom.a colour": "dark",
+    "custom.room": None,
 }
 
 
@@ -43,6 +47,12 @@ ROW = {
         ("gender==null", True),
         ("noise==null", False),
         ("snr_db!=null and pesq==null", True),
+        # Columns of one's own.
+        ("custom.rate<1 and 'custom.a colour'==dark", True),
+        ("not (custom.rate>=0.5)", False),
+        ('"custom.a colour" != dark', False),
+        ("custom.room==null and custom.rate!=null", True),
+        ("custom.room=='3'", None),
     ],
 )
 def test_what_holds(text, holds):
@@ -67,6 +77,9 @@ def test_what_holds(text, holds):
         ("(snr_db>1", "a ) is missing"),
         ("snr_db>1)", "expected before ')'"),
         ("'not' snr_db>1", "no field 'not'"),
+        ("custom>3", "no field 'custom'; known are"),
+        ("custom.>3", "'.>3' is not understood"),
+        ("custom.colour<dark", "only == and !="),
         ("(" * 5000, "too many brackets"),
         ("__import__('os').system('true')", "is not understood"),
     ],
@@ -94,7 +107,36 @@ def test_a_word_that_the_probes_never_say_is_wrong_usage(recording):
         probes=[SimpleNamespace(name=recording + name, classes=classes[name]) for name in classes]
     )
     fine = [Condition("noise==street or not gender!='male' or noise==null")]
-    check_labels("--only-if", fine, probes)
+    check_fields("--only-if", fine, probes)
     with pytest.raises(typer.BadParameter, match=r"'bable' is no noise .* office, street"):
-        check_labels("--only-if", [*fine, Condition("snr_db<3 or noise==bable")], probes)
-    check_labels("--only-if", [Condition("noise==bable")], SimpleNamespace(probes=[]))
+        check_fields("--only-if", [*fine, Condition("snr_db<3 or noise==bable")], probes)
+    check_fields("--only-if", [Condition("noise==bable")], SimpleNamespace(probes=[]))
+
+
+def test_fields_of_ones_own_must_be_in_the_probes():
+    probes = SimpleNamespace(
+        probes=[
+            Probe("recording_gender", "class", ("female", "male")),
+            Probe("rate", "value"),
+            Probe("a colour", "class", ("3", "dark")),
+        ]
+    )
+    text = (
+        "custom.rate<3 and 'custom.a colour'==dark or 'custom.a colour'!='3' or custom.rate==null"
+    )
+    check_fields("--assert", [Condition(text)], probes)
+    for text, why in (
+        ("custom.colour==dark", "custom.colour is no field of the probes; known are custom.rate"),
+        ("custom.gender==male", "custom.gender is no field"),
+        ("custom.rate==fast", "custom.rate is a number, 'fast' is not"),
+        ("'custom.a colour'==3", "custom.a colour is a word; one of digits is put in quotes"),
+        (
+            "'custom.a colour'==drak",
+            "'drak' is no custom.a colour of the probes; known are 3, dark",
+        ),
+    ):
+        with pytest.raises(typer.BadParameter) as caught:
+            check_fields("--assert", [Condition(text)], probes)
+        assert why in str(caught.value)
+    with pytest.raises(typer.BadParameter, match="which have none of one's own"):
+        check_fields("--assert", [Condition("custom.x>1")], SimpleNamespace(probes=[]))

@@ -61,6 +61,19 @@ def test_csv():
     assert bad["snr_input_db"] == ""
 
 
+def test_csv_has_the_columns_of_ones_own_probes():
+    own = {"custom": {"rate": 0.5, "colour": {"label": "dark", "probabilities": {}}}}
+    columns = ("custom.rate", "custom.colour")
+    rows = [
+        reports.to_csv(FAILED, True, columns),
+        reports.to_csv({**REPORT, **own}, False, columns),
+    ]
+    bad, good = csv.DictReader(io.StringIO("\n".join(rows)))
+    assert tuple(good) == (*reports.CSV_COLUMNS, *columns)
+    assert (good["custom.rate"], good["custom.colour"]) == ("0.5", "dark")
+    assert (bad["custom.rate"], bad["custom.colour"]) == ("", "")
+
+
 def test_rttm():
     assert reports.to_rttm(REPORT).splitlines() == [
         "SPEAKER a_b,_é 1 0.200 0.600 <NA> <NA> speech 0.930 <NA>",

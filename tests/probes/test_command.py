@@ -1,5 +1,7 @@
 """`dynse fit-probes` and `dynse probe --probes`, from the command line to the report."""
 
+import csv
+import io
 import json
 
 import jsonschema
@@ -90,3 +92,24 @@ def test_a_manifest_of_own_columns(own, checkpoint_path, capsys):
     assert report["snr_db"]["input"] is None
     assert _run(["probe", str(own / "10.wav"), "--probes", str(path), *model]) == 0
     assert "rate" in capsys.readouterr().out
+    # The columns of one's own in CSV and conditions.
+    (own / "bad.wav").write_text("no sound")
+    inputs = [str(own / "bad.wav"), str(own / "10.wav")]
+    probes = ["--probes", str(path), *model]
+    assert _run(["probe", *inputs, "--csv", *probes]) == 1
+    bad, good = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert good["custom.rate"] == str(report["custom"]["rate"])
+    assert good["custom.colour"] == report["custom"]["colour"]["label"]
+    assert bad["custom.colour"] == ""
+    colour = good["custom.colour"]
+    wanted = f"custom.rate<0.5 and custom.colour=={colour}"
+    assert _run(["probe", inputs[1], "--assert", wanted, *probes]) == 0
+    assert _run(["probe", inputs[1], "--assert", f"not ({wanted})", *probes]) == 3
+    assert "custom.rate is" in capsys.readouterr().err
+    assert _run(["probe", inputs[1], "--assert", "custom.rat<1", *probes]) == 2
+    assert "known are custom.rate, custom.colour" in " ".join(capsys.readouterr().err.split())
+    only = ["--only-if", f"custom.colour!={colour}", "--csv", "-o", str(own / "x.wav")]
+    assert _run(["enhance", inputs[1], *only, *probes]) == 0
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["custom.colour"] == colour
+    assert (own / "x.wav").read_bytes() == (own / "10.wav").read_bytes()

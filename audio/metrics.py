@@ -72,15 +72,31 @@ def pesq_wb(clean: ArrayLike, estimate: ArrayLike) -> float:
 
 
 def stoi(clean: ArrayLike, estimate: ArrayLike, *, extended: bool = False) -> float:
-    """Short-time objective intelligibility, 0..1, by the `pystoi` package; ESTOI if `extended`."""
+    """Short-time objective intelligibility, 0..1, by the `pystoi` package; ESTOI if `extended`.
+
+    Raises
+    ------
+    MetricError
+        The reference is silent, or shorter without its pauses than the 0.4 s that it is taken over.
+    """
     import pystoi
 
     s, e = _pair(clean, estimate)
-    return float(pystoi.stoi(s, e, SAMPLE_RATE, extended=extended))
+    if not np.any(s):
+        raise MetricError("STOI is not defined here: the reference is silent")
+    try:
+        with warnings.catch_warnings():
+            # It would warn and return 1e-5, and of less than one of its frames fail otherwise.
+            warnings.filterwarnings("error", "Not enough STFT frames")
+            return float(pystoi.stoi(s, e, SAMPLE_RATE, extended=extended))
+    except (RuntimeWarning, np.exceptions.AxisError) as error:
+        raise MetricError("STOI is not defined here: too little speech") from error
 
 
 def _pair(clean: ArrayLike, estimate: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     s, e = np.asarray(clean, np.float64), np.asarray(estimate, np.float64)
     if s.ndim != 1 or s.shape != e.shape:
         raise MetricError(f"needs two mono signals of one length, got {s.shape} and {e.shape}")
+    if not s.size:
+        raise MetricError("needs signals that are not empty")
     return s, e

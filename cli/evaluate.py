@@ -35,13 +35,15 @@ def evaluate(
     """Score a model: WB-PESQ, STOI, ESTOI, SI-SDR, utilisation, MMAC/s, real-time factor.
 
     By file and mean. The reference and the noisy recording must be of one length.
+
+    Exit codes: 0 all done, 1 a recording cannot be scored and nothing is reported, 2 wrong usage.
     """
     from ..models.checkpoint import DEFAULT
-    from ..models.engine import load
     from ..models.evaluation import find_pairs, score_pairs, summarise
+    from .loading import load_model
 
     name = model or DEFAULT
-    engine = load(name)
+    engine = load_model(name)
     pairs = find_pairs(clean, noisy)
     groups = _read_groups(table, by or [], [noisy_path.name for _, noisy_path in pairs])
     scores = []
@@ -90,14 +92,20 @@ def _read_groups(
     table: Path | None, columns: list[str], names: list[str]
 ) -> dict[str, dict[str, str]]:
     if not columns:
+        if table is not None:
+            raise typer.BadParameter("needs --by", param_hint="--table")
         return {}
     if table is None:
         raise typer.BadParameter("needs --table", param_hint="--by")
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
-            rows = {row.get("name", ""): row for row in csv.DictReader(file)}
+            rows = {row.get("name", ""): row for row in csv.DictReader(file, restval="")}
     except OSError as error:
         raise typer.BadParameter(f"{table}: {error.strerror}", param_hint="--table") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise typer.BadParameter(
+            f"{table} is no CSV in UTF-8 ({error})", param_hint="--table"
+        ) from error
     known = next(iter(rows.values()), {})
     for column in ("name", *columns):
         if column not in known:
@@ -127,7 +135,7 @@ def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names may hold anything
     table = Table(
         title=f"{report['model']['name']}: enhanced, and gain over noisy",
         box=box.SIMPLE,

@@ -23,6 +23,8 @@ def export(
 
     if onnx.exists() and not overwrite:
         raise typer.BadParameter(f"{onnx} exists; --overwrite replaces it", param_hint="--onnx")
+    if onnx.is_dir():
+        raise typer.BadParameter(f"{onnx} is a folder", param_hint="--onnx")
     if not onnx.absolute().parent.is_dir():
         raise typer.BadParameter(f"no folder {onnx.absolute().parent}", param_hint="--onnx")
     export_onnx(read(model or DEFAULT), onnx)

@@ -167,7 +167,7 @@ def _print(report: FitReport, output: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)  # names may hold anything
     held_out = report.header["held_out"] or "none"
     table = Table(
         title=f"{report.header['gates']['read']} gates, held-out scores (split {held_out!r})",

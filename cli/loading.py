@@ -5,6 +5,8 @@ Apart from the commands so that workers need not import the command line.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,20 @@ from .planning import RefusedError
 if TYPE_CHECKING:
     from ..models.engine import Engine
     from ..probes.probe_file import Probes
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Take what goes wrong with the header of a model for what it is: the file's fault.
+
+    Raises
+    ------
+    RefusedError
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RefusedError(f"{name}: damaged model ({type(error).__name__}: {error})") from error
 
 
 @lru_cache(1)  # the command looks at the model before the first job of its process does
@@ -26,10 +42,8 @@ def load_model(name: str) -> Engine:
     """
     from ..models.engine import load
 
-    try:
+    with refusing(name):
         return load(name)
-    except (KeyError, TypeError, ValueError) as error:
-        raise RefusedError(f"{name}: damaged model ({type(error).__name__}: {error})") from error
 
 
 @lru_cache(1)

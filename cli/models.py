@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .loading import refusing
+
 
 def models(
     model: Annotated[
@@ -24,13 +26,20 @@ def models(
     """
     from ..models.checkpoint import DEFAULT, SHIPPED, read
 
-    rows = [_describe(read(name), name == DEFAULT) for name in ([model] if model else SHIPPED)]
+    names = list(SHIPPED) if model is None else [model]
+    lines: list[str] = []
+    rows = []
+    for name in names:
+        checkpoint = read(name)
+        with refusing(name):
+            row = _describe(checkpoint, name == DEFAULT)
+            rows.append(row)
+            lines += (*_summary(row), *(_card(row) if model else ()))
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    for row in rows:
-        for line in (*_summary(row), *(_card(row) if model else ())):
-            typer.echo(line)
+    for line in lines:
+        typer.echo(line)
 
 
 def _summary(row: dict[str, Any]) -> Iterator[str]:

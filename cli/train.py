@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options as given
+from .loading import refusing
 from .planning import RefusedError
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def train(
     if init is None:
         model = ConvFSENetConfig(hidden_channels=hidden or 128, gated=not static)
     else:
-        model = ConvFSENetConfig.from_dict(read(init).header["dims"])
+        with refusing(init):
+            model = ConvFSENetConfig.from_dict(read(init).header["dims"])
     excluded = tuple(exclude or ())
     config = TrainConfig(
         steps=steps,

@@ -68,6 +68,8 @@ def read_container(
         header = json.loads(metadata["header"])
     except (KeyError, ValueError) as failure:
         raise error(f"{path}: damaged header ({failure})") from failure
+    if not isinstance(header, dict):
+        raise error(f"{path}: damaged header (no JSON object)")
     return Container(header, tensors, digest)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +19,7 @@ from ..audio.io import open_reader
 from ..audio.metrics import MetricError, pesq_wb, si_sdr, stoi
 from ..audio.resampling import StreamResampler
 from ..audio.stft import SAMPLE_RATE, analyse
+from ..audio.suffixes import READABLE
 from .compute import count_macs
 from .engine import Engine, load
 from .stream import enhance
@@ -67,12 +69,12 @@ class PairScore:
 
 
 def find_pairs(clean: Path, noisy: Path) -> list[tuple[Path, Path]]:
-    """Pair two files, or the files of two folders that share a name (the suffix may differ).
+    """Pair two files, or the recordings of two folders by name (the suffix may differ).
 
     Raises
     ------
     PairingError
-        A path is missing, or a recording has no counterpart.
+        A path is missing, or a recording has no counterpart or two.
     """
     for path in (clean, noisy):
         if not path.exists():
@@ -81,16 +83,24 @@ def find_pairs(clean: Path, noisy: Path) -> list[tuple[Path, Path]]:
         return [(clean, noisy)]
     if clean.is_file() or noisy.is_file():
         raise PairingError("give two files or two folders")
-    there, here = (
-        {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()}
-        for folder in (clean, noisy)
-    )
+    there, here = map(_by_name, (clean, noisy))
     alone = sorted(set(there) ^ set(here))
     if alone:
         raise PairingError(f"without a counterpart: {', '.join(alone[:5])}")
     if not here:
-        raise PairingError(f"{noisy}: no files")
+        raise PairingError(f"{noisy}: no audio files")
     return [(there[stem], path) for stem, path in here.items()]
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """The recordings of a folder by name without suffix; what else lies there does not matter."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix.lower() in READABLE and not path.name.startswith("."):
+            if path.stem in found:
+                raise PairingError(f"{path}: {found[path.stem].name} has the same name")
+            found[path.stem] = path
+    return found
 
 
 def load_mono(path: Path) -> NDArray[np.float32]:
@@ -140,12 +150,17 @@ def score_pair(engine: Engine, clean_path: Path, noisy_path: Path) -> PairScore:
         raise EvaluationError(
             f"{noisy_path}: {len(noisy)} samples at 16 kHz, its reference has {len(clean)}"
         )
-    collected: list[NDArray[np.uint8]] = []
+    every = engine.gate_shape[0] * engine.gate_shape[1]
+    collected = [np.zeros((0, every), np.uint8)]  # all there is of an empty recording
+
+    def listen(_: object, gates: NDArray[np.uint8]) -> None:
+        collected.append(gates.reshape(len(gates), every))
+
     started = time.perf_counter()
-    enhanced = enhance(engine, noisy, listener=lambda _, gates: collected.append(gates))
+    enhanced = enhance(engine, noisy, listener=listen)
     took = time.perf_counter() - started
-    gates = np.concatenate(collected).reshape(-1, engine.gate_shape[0] * engine.gate_shape[1])
-    share = gates.mean(axis=1) if gates.shape[1] else np.zeros(len(gates))
+    gates = np.concatenate(collected)
+    share = gates.mean(axis=1) if every else np.zeros(len(gates))
     present = speech_frames(clean)
     seconds = len(noisy) / SAMPLE_RATE
     return PairScore(
@@ -171,8 +186,13 @@ def score_pairs(
         yield from map(_score_task, tasks)
         return
     # A fresh interpreter each: forking a process that may hold threads is not safe.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_score_task, tasks)
+    try:
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(_score_task, tasks)
+    except BrokenProcessPool as error:
+        raise EvaluationError(
+            "a worker process died, out of memory perhaps: try fewer of them (-j)"
+        ) from error
 
 
 _engines: dict[str, Engine] = {}

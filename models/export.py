@@ -8,7 +8,10 @@ skipped. One frame a call; state goes in and comes out by name.
 from __future__ import annotations
 
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +55,18 @@ def state_names(blocks: int) -> list[str]:
     return ["frames", "level", "floor", *rings]
 
 
+@contextmanager
+def _without_torchvision() -> Iterator[None]:
+    """Keep the exporter from telling everybody that torchvision is not installed."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def export_onnx(checkpoint: Checkpoint, path: Path) -> None:
     """Write one frame's step as an ONNX graph.
 
@@ -77,7 +92,7 @@ def export_onnx(checkpoint: Checkpoint, path: Path) -> None:
     network = load_network(checkpoint)
     state = _flatten(network.initial_state())
     names = state_names(network.config.blocks)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), _without_torchvision(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         program: Any = torch.onnx.export(
             _Step(network).eval(),

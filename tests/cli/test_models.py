@@ -86,6 +86,31 @@ def test_unknown_model_is_refused(capsys):
     assert "shipped models are" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ({}, "damaged model (KeyError: 'dims')"),
+        ([], "damaged header (no JSON object)"),
+        ({"dims": 3}, "damaged model"),
+        (None, "damaged model"),
+    ],
+)
+def test_a_header_that_says_too_little_is_refused(capsys, checkpoint_path, tmp_path, header, why):
+    tiny = read(checkpoint_path)
+    lame = {**tiny.header, "known_failures": {"control": {}}}  # the card alone needs more
+    save(tmp_path / "x.safetensors", tiny.tensors, lame if header is None else header)
+    for shown in ([], ["--json"]) if header is not None else ([],):
+        assert _run(["models", str(tmp_path / "x.safetensors"), *shown]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert why in said.err
+        assert said.err.count("\n") == 1
+
+
+def test_a_model_without_a_name_is_none(capsys):
+    assert _run(["models", ""]) == 2
+
+
 @pytest.fixture
 def ship(tmp_path, monkeypatch):
     """`scripts/ship` as if the repository were at tmp_path; gives the header it wrote."""

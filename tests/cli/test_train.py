@@ -3,7 +3,7 @@ import pytest
 import soundfile
 
 from dynse.cli.app import _run
-from dynse.models.checkpoint import read
+from dynse.models.checkpoint import read, save
 
 
 @pytest.fixture
@@ -40,3 +40,6 @@ def test_refuses_other_dimensions_than_those_of_the_model(data, tmp_path, checkp
     for option in (("--static",), ("--hidden", "64")):
         assert train(data, tmp_path / "run", "--init", str(checkpoint_path), *option) == 2
         assert "--init brings its own dimensions" in capsys.readouterr().err
+    save(tmp_path / "x.safetensors", {}, {})
+    assert train(data, tmp_path / "run", "--init", str(tmp_path / "x.safetensors")) == 2
+    assert "damaged model (KeyError: 'dims')" in capsys.readouterr().err

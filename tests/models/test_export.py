@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -67,3 +68,14 @@ def test_what_cannot_be_exported_is_told_before_any_work(checkpoint_path, tmp_pa
     path = str(tmp_path / "none" / "x.onnx")
     assert _run(["export", "--onnx", path, "--model", str(checkpoint_path)]) == 2
     assert "no folder" in capsys.readouterr().err
+    path = ["--onnx", str(tmp_path), "--overwrite"]
+    assert _run(["export", *path, "--model", str(checkpoint_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+def test_nothing_but_the_size_is_told(checkpoint_path, tmp_path):
+    command = [sys.executable, "-m", "dynse", "export", "--onnx", str(tmp_path / "x.onnx")]
+    command += ["--model", str(checkpoint_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.endswith(" MB\n")

@@ -147,12 +147,15 @@ def difficulty(noisy: Tensor, clean: Tensor) -> Tensor:
     return shape * (1 + 0.5 * torch.sigmoid((-1 - overall_db) / 2))
 
 
-def utilisation_loss(gates: Tensor, target: Tensor) -> Tensor:
+def utilisation_loss(gates: Tensor, target: Tensor, in_speech: float = 0.2) -> Tensor:
     """Mean squared distance of each frame's share of open gates from its target.
 
     Parameters
     ----------
     gates : (B, L, I, C) in {0, 1}.
     target : (B, L) in [0, 1].
+    in_speech : weight of frames whose target is at least half of the mean one. In speech the net
+        should be free to spend where it helps; that it rests in pauses must be enforced.
     """
-    return ((gates.mean((2, 3)) - target) ** 2).mean()
+    weight = torch.where(target < 0.5 * target.mean(), 1.0, in_speech)
+    return (weight * (gates.mean((2, 3)) - target) ** 2).mean()

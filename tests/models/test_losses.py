@@ -92,4 +92,14 @@ def test_utilisation_loss_is_zero_on_target():
     gates = torch.zeros(2, 10, 3, 8)
     gates[..., :2] = 1
     assert utilisation_loss(gates, torch.full((2, 10), 0.25)).item() == 0
-    assert math.isclose(utilisation_loss(gates, torch.full((2, 10), 0.5)).item(), 0.0625)
+    half = torch.full((2, 10), 0.5)
+    assert math.isclose(utilisation_loss(gates, half, in_speech=1.0).item(), 0.0625)
+
+
+def test_utilisation_is_enforced_in_pauses_more_than_in_speech():
+    gates = torch.zeros(1, 10, 3, 8)
+    gates[..., :2] = 1
+    target = torch.full((1, 10), 0.5)
+    target[0, :3] = 0.05  # pauses
+    loss = utilisation_loss(gates, target, in_speech=0.2).item()
+    assert math.isclose(loss, (3 * 0.2**2 + 7 * 0.2 * 0.25**2) / 10, rel_tol=1e-5)

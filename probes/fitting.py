@@ -119,7 +119,8 @@ TASKS: tuple[Task, ...] = (
 so what changes fast is read better from how they come and go than from the frame alone. The 48
 columns of weights in all are three vectors of native/reading.c. Voice activity gains nothing from
 more than seven spans (0.9116 with nine, 0.9117 with seven, 0.9098 with five), voicing 0.001 from
-five; SNR and F0 lose with three (MAE 5.90 to 6.02 dB, 31.9 to 32.5 Hz; first weights' gates)."""
+five; SNR and F0 lose with three (MAE 5.90 to 6.02 dB, 31.9 to 32.5 Hz; all with the gates of
+version 2 of the model)."""
 
 
 def truth(stream: LabelledStream, task: Task) -> tuple[NDArray[np.bool_], NDArray[Any]]:

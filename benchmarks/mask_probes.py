@@ -7,7 +7,7 @@ Fig. 6: speaker verification. Probes are fitted frame by frame with l2 = 0.01 as
 the first 30 minutes of the training stream, and scored on the held-out stream; beside them stand
 the shipped probes (or those of --probes), which read spans of frames and were fitted on more.
 "valid" is not looked at. Streams, targets and PESQ are those of `dynse fit-probes DATA --minutes
-120 --exclude ...`: the same options find them in the cache.
+240 --exclude ...`: the same options find them in the cache.
 """
 
 from __future__ import annotations
@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default=DEFAULT)
     parser.add_argument("--probes", type=Path, help="default: the shipped ones")
-    parser.add_argument("--minutes", type=float, default=120.0, help="of fit-probes")
+    parser.add_argument("--minutes", type=float, default=240.0, help="of fit-probes")
     parser.add_argument("--pesq-minutes", type=float, default=20.0, help="of fit-probes")
     parser.add_argument("--exclude", action="append", default=[], help="of fit-probes")
     parser.add_argument("--fit-minutes", type=float, default=30.0, help="to fit on here")

@@ -112,7 +112,7 @@ def test_training_moves_towards_its_goals(corpora, tmp_path):
     _, last = list(run.run())
     assert last["valid"]["si_sdr_db"] > 6  # of 0 dB
     assert last["valid"]["utilisation"] < 0.45
-    assert last["valid"]["dynamic_gates"] > 0.9 * 16 * 3
+    assert last["valid"]["dynamic_gates"] > 0.8 * 16 * 3
 
 
 def test_other_settings_do_not_resume_but_more_steps_do(corpora, tmp_path):

@@ -9,12 +9,17 @@ a pruned net are the average over the recordings scored, and its time is the eng
 thread, all points interleaved.
 
 What is known so far, all after 2000 of 4000 steps on the same mixtures (WB-PESQ and SI-SDR on 192
-validation mixtures, average MMAC/s): static 64 wide 2.134, 11.17 dB, 6.1; static 86 wide 2.153, 11.41,
-10.3; pruned 128 wide with a utilisation weight of 40 2.105, 11.27, 10.1; with 8 2.135, 11.43, 11.0;
-with 40 and gates that open gradually (a ramp from 0 to 1 in place of a step) 2.116, 11.36, 10.7. So
-pruning does not pay yet against a narrower net, and what the penalty forbids costs most of it. A
-narrow net with many hidden channels (64 x 256) was behind the static one 64 wide after 1000 steps
-(2.038 and 2.065; 10.2 and 10.4 dB).
+validation mixtures, average MMAC/s):
+
+    static, 64 wide                                      2.134   11.17 dB    6.1
+    static, 86 wide                                      2.153   11.41 dB   10.3
+    pruned, 128 wide, utilisation weight 40              2.105   11.27 dB   10.1
+    the same, weight 8                                   2.135   11.43 dB   11.0
+    weight 40, gates open gradually: a ramp, no step     2.116   11.36 dB   10.7
+
+So pruning does not pay yet against a narrower net, and much of what it costs is the penalty. A
+narrow net with many hidden channels to choose from (64 x 256) was behind the static one 64 wide
+after 1000 steps: 2.038 and 2.065, 10.2 and 10.4 dB.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """From frames to recordings: what may be said of a whole one, and when to say nothing.
 
 evidence      how far a class's log-probabilities, averaged over a recording, are to be trusted
-recording     the SNR of a recording, fitted on means over the speech of the stream's scenes:
-              the mean of the frames' decibels is several below the ratio of powers that is
-              called the SNR of a recording
+recording     the SNR of a recording, fitted on means over what the probe of voice activity
+              takes for speech in the stream's scenes, as it is read: the mean of the frames'
+              decibels is several below the ratio of powers that is called the SNR of a recording
 clean         from which SNR on a recording counts as clean, and no noise is named
 """
 
@@ -18,10 +18,13 @@ from . import fitting, targets
 from .data import LabelledStream
 from .features import Features
 from .fitting import Linear, Task
+from .reading import HOP_S, segments
 
-__all__ = ["clean_from", "evidence", "recording_snr"]
+__all__ = ["Heard", "clean_from", "evidence", "heard_speech", "recording_snr"]
 
 Float64 = NDArray[np.float64]
+Heard = tuple[LabelledStream, Features, NDArray[np.bool_]]
+"""A stream, its features, and the frames of it that are heard as speech: `heard_speech`."""
 _SNR_L2 = (100.0, 300.0, 1000.0)
 _CLEAN_DB = 35.0
 """SNR given to a scene without noise: linear probes cannot reach much further."""
@@ -61,10 +64,23 @@ def evidence(stream: LabelledStream, features: Features, model: Linear, least: i
     return best
 
 
+def heard_speech(stream: LabelledStream, features: Features, vad: Linear) -> NDArray[np.bool_]:
+    """(L,) frames in the segments that a probe of voice activity finds, wrong ones among them."""
+    logits = fitting.predict(features, vad)[:, 0]
+    spoken = np.zeros(stream.frames, np.bool_)
+    for segment in segments(1 / (1 + np.exp(-logits.clip(-60, 60)))):
+        spoken[round(segment.start_s / HOP_S) : round(segment.end_s / HOP_S) + 1] = True
+    return spoken
+
+
 def _scenes(
-    stream: LabelledStream, features: Features, columns: NDArray[np.int64], target: str
+    split: Heard, columns: NDArray[np.int64], target: str
 ) -> tuple[Float64, Float64, NDArray[np.bool_]]:
-    """Mean features over a scene's speech, its SNR in dB, and whether it has noise."""
+    """Mean features over what is heard as speech, SNR in dB, and whether there is noise: a scene.
+
+    The SNR is over the frames that hold speech indeed.
+    """
+    stream, features, spoken = split
     task = Task(target, "value", "speech")
     rows, y = fitting.truth(stream, task)
     power = np.zeros(stream.frames)
@@ -74,26 +90,31 @@ def _scenes(
         first = start // targets.HOP
         power[first : first + len(part)] = part[: len(power) - first]
     found = groups(stream, "scene", rows, _LEAST)
-    scene = np.full(stream.frames, -1)
-    for number, frames in enumerate(found):
-        scene[frames] = number
-    total = np.zeros((len(found), len(columns)))
+    number = np.full(int(stream.labels["scene"].max(initial=-1)) + 1, -1)
+    for i, frames in enumerate(found):
+        number[stream.labels["scene"][frames[0]]] = i
+    scene = stream.labels["scene"]
+    scene = np.where(spoken & (scene >= 0), number[scene], -1)
+    total, count = np.zeros((len(found), len(columns))), np.zeros(len(found))
     for place, x in features.blocks(columns):
         mine = scene[place]
-        for number in np.unique(mine[mine >= 0]):
-            total[number] += x[mine == number].sum(axis=0, dtype=np.float64)
+        for i in np.unique(mine[mine >= 0]):
+            total[i] += x[mine == i].sum(axis=0, dtype=np.float64)
+            count[i] += (mine == i).sum()
+    enough = count >= _LEAST / 3
+    total = total[enough] / count[enough][:, None]
+    found = [frames for frames, kept in zip(found, enough, strict=True) if kept]
     ratios, noisy = np.zeros(len(found)), np.zeros(len(found), np.bool_)
-    for number, frames in enumerate(found):
-        total[number] /= len(frames)
+    for i, frames in enumerate(found):
         noise = (power[frames] / 10 ** (y[frames].astype(np.float64) / 10)).sum()
-        ratios[number] = 10 * np.log10(max(power[frames].sum(), 1e-20) / max(noise, 1e-20))
-        noisy[number] = stream.labels["noisy"][frames[0]] > 0
+        ratios[i] = 10 * np.log10(max(power[frames].sum(), 1e-20) / max(noise, 1e-20))
+        noisy[i] = stream.labels["noisy"][frames[0]] > 0
     return total, np.minimum(ratios, _CLEAN_DB), noisy
 
 
 def recording_snr(
-    train: tuple[LabelledStream, Features],
-    valid: tuple[LabelledStream, Features] | None,
+    train: Heard,
+    valid: Heard | None,
     target: str,
     columns: NDArray[np.int64],
 ) -> tuple[Linear, dict[str, dict[str, float]]] | None:
@@ -108,13 +129,13 @@ def recording_snr(
     -------
     Linear named ``recording_...`` and its scores over scenes; None with fewer than 20 scenes.
     """
-    x, y, noisy = _scenes(*train, columns, target)
+    x, y, noisy = _scenes(train, columns, target)
     if len(y) < 20:
         return None
     task = Task(f"recording_{target}", "value", "speech", limits=(-50.0, 60.0))
     mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
     z = (x - mean) / std
-    held = _scenes(*valid, columns, target) if valid is not None else None
+    held = _scenes(valid, columns, target) if valid is not None else None
     best: Linear | None = None
     least = np.inf
     scores: dict[str, dict[str, float]] = {}
@@ -133,10 +154,10 @@ def recording_snr(
     return best, scores
 
 
-def score_recordings(stream: LabelledStream, features: Features, model: Linear) -> dict[str, float]:
+def score_recordings(split: Heard, model: Linear) -> dict[str, float]:
     """Errors over the noisy scenes of a stream."""
     target = model.task.name.removeprefix("recording_")
-    return _scored(model, *_scenes(stream, features, model.columns, target))
+    return _scored(model, *_scenes(split, model.columns, target))
 
 
 def _scored(model: Linear, x: Float64, y: Float64, noisy: NDArray[np.bool_]) -> dict[str, float]:
@@ -151,7 +172,7 @@ def _scored(model: Linear, x: Float64, y: Float64, noisy: NDArray[np.bool_]) -> 
     }
 
 
-def clean_from(splits: Sequence[tuple[LabelledStream, Features]], model: Linear) -> float | None:
+def clean_from(splits: Sequence[Heard], model: Linear) -> float | None:
     """SNR estimate from which a recording counts as clean; None without clean scenes.
 
     The one that tells scenes without noise best from those with an SNR below 15 dB (mean of both
@@ -159,8 +180,8 @@ def clean_from(splits: Sequence[tuple[LabelledStream, Features]], model: Linear)
     """
     estimates, clean, hard = [], [], []
     target = model.task.name.removeprefix("recording_")
-    for stream, features in splits:
-        x, y, noisy = _scenes(stream, features, model.columns, target)
+    for split in splits:
+        x, y, noisy = _scenes(split, model.columns, target)
         estimates.append((x @ model.weights)[:, 0] + model.bias[0])
         clean.append(~noisy)
         hard.append(noisy & (y < 15))

@@ -280,9 +280,16 @@ def fit_probes(
     product = [model for model in models if not model.task.experiment]
     if manifest is not None:
         product = [replace(model, task=replace(model.task, spans=SPANS)) for model in product]
-    for model in list(product):
-        if manifest is None and model.task.name.startswith("snr_"):
-            product += _of_recordings(train, valid, held_out, model, columns, header)
+    vad = next((model for model in product if model.task.name == "vad"), None)
+    if manifest is None and vad is not None:
+        heard = [
+            (split.stream, split.masks, calibration.heard_speech(split.stream, split.masks, vad))
+            for split in (train, valid, held_out)
+            if split is not None
+        ]
+        for model in list(product):
+            if model.task.name.startswith("snr_"):
+                product += _of_recordings(heard, valid, held_out, model, columns, header)
     for model in product:
         task = model.task
         probes.append(
@@ -345,26 +352,28 @@ def _confusion(split: Split, model: Linear) -> NDArray[np.int64]:
 
 
 def _of_recordings(
-    train: Split,
+    heard: Sequence[calibration.Heard],
     valid: Split | None,
     held_out: Split | None,
     model: Linear,
     columns: NDArray[np.int64],
     header: dict[str, Any],
 ) -> list[Linear]:
-    """The SNR probe of whole recordings beside that of frames; notes its scores in the header."""
-    parts = [(split.stream, split.masks) for split in (train, valid) if split is not None]
-    found = calibration.recording_snr(
-        parts[0], parts[1] if valid is not None else None, model.task.name, columns
-    )
+    """The SNR probe of whole recordings beside that of frames; notes its scores in the header.
+
+    `heard` holds the training split, then those of the other two that there are.
+    """
+    to_choose_on = heard[1] if valid is not None else None
+    found = calibration.recording_snr(heard[0], to_choose_on, model.task.name, columns)
     if found is None:
         return []
     probe, scores = found
     if held_out is not None:
-        scores["held_out"] = calibration.score_recordings(held_out.stream, held_out.masks, probe)
+        scores["held_out"] = calibration.score_recordings(heard[-1], probe)
     header["recordings"][model.task.name] = scores
     if model.task.name == "snr_input_db":
-        header["clean_from_db"] = calibration.clean_from(parts, probe)
+        known = heard[:2] if valid is not None else heard[:1]
+        header["clean_from_db"] = calibration.clean_from(known, probe)
     return [probe]
 
 

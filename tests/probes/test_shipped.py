@@ -18,8 +18,8 @@ from dynse.probes.reading import ProbeReader
 from dynse.probes.targets import voice_activity
 
 SAMPLES = Path(__file__).parents[2] / "samples"
-# Voices behind count as speech, and key strokes are shorter than what the gates pool over.
-SNR_KNOWN_WRONG = ("babble_female", "keyboard_male")
+# Voices behind count as speech; synthetic voices in computed noise read 3 to 4 dB low.
+SNR_KNOWN_WRONG = ("babble_female", "engine_male", "hiss_female")
 
 pytestmark = pytest.mark.skipif(
     load(DEFAULT).sha256 not in {entry["model"] for entry in SHIPPED.values()},
@@ -88,11 +88,18 @@ def test_pure_noise_silence_and_chords_are_no_speech(model, shipped):
     rng = np.random.default_rng(0)
     chords = sum(np.sin(2 * np.pi * f * k * t) / k for f in (220, 277, 330) for k in range(1, 6))
     chords *= 0.03 * np.exp(-(t % 0.5) / 0.3)
-    for x in (0.05 * rng.standard_normal(len(t)), chords, np.zeros(len(t))):
+    melody = np.zeros(len(t))
+    for i, note in enumerate((0, 4, 7, 12, 7, 4, 2, 5, 9, 5, 2, -3)):
+        at, tone = i * 8000, 2 * np.pi * 220 * 2 ** (note / 12) * t[:8000]
+        string = sum(np.sin(k * tone) / k**1.5 for k in range(1, 9))
+        melody[at : at + 8000] = 0.05 * string * np.exp(-t[:8000] / 0.25)
+    noise = 0.05 * rng.standard_normal(len(t))
+    for name, x in (("noise", noise), ("chords", chords), ("melody", melody), ("silence", 0 * t)):
         reading = read(model, shipped, x.astype(np.float32))
-        assert reading.speech_ratio < 0.05
-        assert set(reading.values.values()) == {None}
-        assert reading.classes["gender"][0] is None
+        assert reading.speech_ratio < 0.05, name
+        assert set(reading.values.values()) == {None}, name
+        assert reading.classes["gender"][0] is None, name
+        assert reading.classes["category"][0] in (None, "artificial"), name
     assert reading.classes["category"][0] is None  # of silence
 
 

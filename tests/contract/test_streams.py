@@ -177,7 +177,10 @@ def test_progress_only_where_a_person_looks(dynse, noise):
 def test_interruption_is_130_and_leaves_no_half_file(dynse, noise, workers, number):
     for i in range(4):
         dynse.write(f"in/{i}.wav", noise(48000 * 60, 1, seed=i), 48000)
-    process = dynse.start("in", "-o", "out", "-j", workers, start_new_session=True)
+    process = dynse.start(
+        "in", "-o", "out", "-j", workers, start_new_session=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # nohup hands down ignored ones
+    )  # fmt: skip
     out = dynse.folder / "out"
     deadline = time.monotonic() + 60
     while not (out.exists() and any(name.endswith(".part") for name in os.listdir(out))):

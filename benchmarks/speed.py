@@ -78,13 +78,17 @@ def spread(values: Any) -> dict[str, float]:
 
 
 def interleave(clocks: dict[str, Clock], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each, (rounds,), after one run of each to warm up."""
+    """Seconds of each, (rounds,), after one run of each to warm up.
+
+    Each round begins with another one: what runs after a peer finds the caches cold.
+    """
     for run in clocks.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in clocks}
-    for _ in range(rounds):
-        for name, run in clocks.items():
-            times[name].append(run())
+    names = list(clocks)
+    for turn in range(rounds):
+        for name in (*names[turn % len(names) :], *names[: turn % len(names)]):
+            times[name].append(clocks[name]())
     return {name: np.array(found) for name, found in times.items()}
 
 

@@ -8,8 +8,9 @@ second scores the checkpoints and draws. Every point gets the same mixtures and 
 a pruned net are the average over the recordings scored, and its time is the engine's on one
 thread, all points interleaved.
 
-What is known so far, all after 2000 of 4000 steps on the same mixtures (WB-PESQ and SI-SDR on 192
-validation mixtures, average MMAC/s):
+What is known so far, all after 2000 of 4000 steps on the same mixtures, one seed each (WB-PESQ and
+SI-SDR on 192 validation mixtures, average MMAC/s). These were single runs of `Trainer` with 16
+gating units, not of this command, which has not been run whole:
 
     static, 64 wide                                      2.134   11.17 dB    6.1
     static, 86 wide                                      2.153   11.41 dB   10.3
@@ -17,7 +18,8 @@ validation mixtures, average MMAC/s):
     the same, weight 8                                   2.135   11.43 dB   11.0
     weight 40, gates open gradually: a ramp, no step     2.116   11.36 dB   10.7
 
-So pruning does not pay yet against a narrower net, and much of what it costs is the penalty. A
+So pruning does not pay yet against a narrower net. How much of that is the penalty is not known:
+the lighter one also left more gates open (0.32 instead of 0.27), and so did the ramp (0.31). A
 narrow net with many hidden channels to choose from (64 x 256) was behind the static one 64 wide
 after 1000 steps: 2.038 and 2.065, 10.2 and 10.4 dB.
 """

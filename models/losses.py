@@ -18,9 +18,9 @@ class LossConfig:
     Measured on 192 validation mixtures after the same 2000 steps: PESQ at weight 1 raised WB-PESQ
     from 1.860 to 2.030 (SI-SDR 11.21 to 11.17 dB), and intelligibility at 5 on top of it from
     2.042 to 2.056 (11.26 to 11.31 dB). Utilisation at 8 instead of 40 in all frames: 2.105 to
-    2.135, 11.27 to 11.43 dB, with 0.32 instead of 0.27 of the gates (PESQ at weight 2 in both);
-    40 in pauses and 8 in speech keep pauses cheap, see `utilisation_loss`. SI-SDR at 6 instead of 3
-    was not compared: it was raised because tuning for PESQ had cost 0.4 dB on the test set.
+    2.135, 11.27 to 11.43 dB, but with 0.32 instead of 0.27 of the gates (PESQ at weight 2 in both),
+    so the weight's own part is not known. Not compared by themselves: 40 in pauses and 8 in speech,
+    and SI-SDR at 6 instead of 3, raised because tuning for PESQ had cost 0.4 dB on the test set.
     """
 
     compression: float = 0.3

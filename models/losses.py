@@ -124,8 +124,9 @@ def difficulty(noisy: Tensor, clean: Tensor) -> Tensor:
     """How much of the network each frame deserves, as a shape of mean about 1 in noisy speech.
 
     0.02 in frames without speech; 0.15 + 0.4 sigmoid((6 - SNR) / 4) in frames with speech at the
-    frame's SNR in dB; smoothed over 5 frames; and all of it up to half more where the SNR of the
-    whole mixture is below 0 dB, for there the net misses speech frames and would rest. The idea of
+    frame's SNR in dB; smoothed over 5 frames. Where the SNR of the whole mixture is below 0 dB, up
+    to 0.2 in frames without speech, and all of it up to twice as much: there the net misses speech
+    frames and would rest. The idea of
     metric-guided training (Zhao et al., "Dynamically Slimmable Speech Enhancement Network with
     Metric-Guided Training", 2025), with the SNR in place of DNSMOS: it is exact, free, and known
     for every frame.
@@ -144,14 +145,18 @@ def difficulty(noisy: Tensor, clean: Tensor) -> Tensor:
     present = speech > speech.amax(1, keepdim=True) * 1e-4 + 1e-8
     snr_db = 10 * torch.log10((speech + 1e-10) / (noise + 1e-10))
     hard = 0.15 + 0.4 * torch.sigmoid((6 - snr_db) / 4)
-    shape = smooth_over_time(torch.where(present, hard, 0.02), 5)
     totals = ((part * present).sum(1, keepdim=True) + 1e-10 for part in (speech, noise))
     overall_db = 10 * (torch.log10(next(totals)) - torch.log10(next(totals)))
-    return shape * (1 + 0.5 * torch.sigmoid((-1 - overall_db) / 2))
+    speaks = present.any(1, keepdim=True)
+    rest = 0.02 + 0.18 * speaks * torch.sigmoid((-3 - overall_db) / 1.5)
+    shape = smooth_over_time(torch.where(present, hard, rest), 5)
+    return shape * (1 + torch.sigmoid((-2 - overall_db) / 2))
 
 
-def utilisation_loss(gates: Tensor, target: Tensor, in_speech: float = 0.2) -> Tensor:
-    """Mean squared distance of each frame's share of open gates from its target.
+def utilisation_loss(
+    gates: Tensor, target: Tensor, in_speech: float = 0.2, mean_weight: float = 2.5
+) -> Tensor:
+    """How far the share of open gates is from its target, in each frame and over all of them.
 
     Parameters
     ----------
@@ -159,6 +164,9 @@ def utilisation_loss(gates: Tensor, target: Tensor, in_speech: float = 0.2) -> T
     target : (B, L) in [0, 1].
     in_speech : weight of frames whose target is at least half of the mean one. In speech the net
         should be free to spend where it helps; that it rests in pauses must be enforced.
+    mean_weight : weight of the squared distance of the means, which is what a model costs.
     """
+    used = gates.mean((2, 3))
     weight = torch.where(target < 0.5 * target.mean(), 1.0, in_speech)
-    return (weight * (gates.mean((2, 3)) - target) ** 2).mean()
+    of_frames = (weight * (used - target) ** 2).mean()
+    return of_frames + mean_weight * (used.mean() - target.mean()) ** 2

@@ -16,7 +16,7 @@ from dynse.models.losses import (
     third_octaves,
     utilisation_loss,
 )
-from dynse.models.training import spectrum
+from dynse.models.spectra import spectrum
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "clean"
 
@@ -81,11 +81,14 @@ def test_difficulty_follows_speech_and_snr():
     noise = torch.zeros(1, 300, 4, 2)
     noise[:, :200, :, 0] = 10.0  # about -17 dB
     noise[:, 200:, :, 0] = 0.01  # 43 dB
-    more = 1 + 0.5 / (1 + math.exp((-1 + 13.98) / -2))  # -13.98 dB over all speech frames
+    more = 1 + 1 / (1 + math.exp((-2 + 13.98) / -2))  # -13.98 dB over all speech frames
     shape = difficulty(clean + noise, clean)[0] / more
-    assert shape[50].item() == pytest.approx(0.02)
+    assert shape[50].item() == pytest.approx(0.2, abs=0.001)
     assert shape[150].item() == pytest.approx(0.55, abs=0.01)
     assert shape[250].item() == pytest.approx(0.15, abs=0.01)
+    easy = difficulty(clean + noise / 100, clean)[0]
+    assert easy[50].item() == pytest.approx(0.02, abs=1e-4)
+    assert difficulty(noise, 0 * clean)[0, 50].item() == pytest.approx(0.02 * more, abs=0.02)
 
 
 def test_utilisation_loss_is_zero_on_target():
@@ -93,7 +96,8 @@ def test_utilisation_loss_is_zero_on_target():
     gates[..., :2] = 1
     assert utilisation_loss(gates, torch.full((2, 10), 0.25)).item() == 0
     half = torch.full((2, 10), 0.5)
-    assert math.isclose(utilisation_loss(gates, half, in_speech=1.0).item(), 0.0625)
+    assert math.isclose(utilisation_loss(gates, half, 1.0, 0.0).item(), 0.0625)
+    assert math.isclose(utilisation_loss(gates, half, 0.0, 2.0).item(), 2 * 0.0625)
 
 
 def test_utilisation_is_enforced_in_pauses_more_than_in_speech():
@@ -101,5 +105,5 @@ def test_utilisation_is_enforced_in_pauses_more_than_in_speech():
     gates[..., :2] = 1
     target = torch.full((1, 10), 0.5)
     target[0, :3] = 0.05  # pauses
-    loss = utilisation_loss(gates, target, in_speech=0.2).item()
+    loss = utilisation_loss(gates, target, in_speech=0.2, mean_weight=0.0).item()
     assert math.isclose(loss, (3 * 0.2**2 + 7 * 0.2 * 0.25**2) / 10, rel_tol=1e-5)

@@ -14,6 +14,7 @@ import json
 import os
 import tempfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,21 +251,27 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynse"
 
 
+def _read(path: Path) -> NDArray[np.int16]:
+    try:
+        x, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UnreadableError(str(error), path) from error
+    mono = x.mean(axis=1)
+    if rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, rate, SAMPLE_RATE)
+    whole: NDArray[np.int16] = np.round(np.clip(mono * 32768.0, -32768, 32767)).astype(np.int16)
+    return whole
+
+
 def _decode(data: Path, paths: list[str], cache: Path, index: Path) -> None:
     places: dict[str, tuple[int, int]] = {}
     parts: list[NDArray[np.int16]] = []
     start = 0
-    for path in paths:
-        try:
-            x, rate = soundfile.read(data / path, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, OSError) as error:
-            raise UnreadableError(str(error), data / path) from error
-        mono = x.mean(axis=1)
-        if rate != SAMPLE_RATE:
-            mono = soxr.resample(mono, rate, SAMPLE_RATE)
-        parts.append(np.round(np.clip(mono * 32768.0, -32768, 32767)).astype(np.int16))
-        places[path] = (start, len(mono))
-        start += len(mono)
+    with ThreadPoolExecutor() as threads:
+        for path, x in zip(paths, threads.map(_read, [data / p for p in paths]), strict=True):
+            parts.append(x)
+            places[path] = (start, len(x))
+            start += len(x)
     cache.parent.mkdir(parents=True, exist_ok=True)
     for target, write in (
         (cache, lambda file: np.save(file, np.concatenate(parts))),

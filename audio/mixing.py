@@ -158,18 +158,10 @@ class Mixer:
         noise_only = happens(cfg.p_noise_only, "noise_only")
         clean_only = not noise_only and happens(cfg.p_clean_only, "clean_only")
         talker = _pick(rng, self.corpus.speech, self._speech_weights)
-        speech = np.zeros(n, np.float32) if noise_only else self._talk(rng, talker, n, cfg)
-        if happens(cfg.p_speech_eq):
-            speech = _equalise(rng, speech)
-        clean = speech
-        if happens(cfg.p_reverb, "reverb") and not noise_only:
-            clean, speech = _reverberate(rng, speech)
-
-        noise, category, label = self._noise(rng, n, cfg)
-        if happens(cfg.p_noise_eq):
-            noise = _equalise(rng, noise)
-        if happens(cfg.p_modulation, "modulation"):
-            noise = noise * _envelope(rng, n, 18.0)
+        clean = speech = np.zeros(n, np.float32)
+        if not noise_only:
+            clean, speech = self._voice(rng, talker, n, effects)
+        noise, category, label = self._background(rng, n, effects)
         snr_db: float | None = rng.uniform(
             *(cfg.wide_snr_db if happens(cfg.p_wide_snr) else cfg.snr_db)
         )
@@ -216,6 +208,40 @@ class Mixer:
             noise_label=label,
             effects=tuple(effects),
         )
+
+    def voice(self, index: int) -> tuple[Samples, Samples]:
+        """Voice number `index` by itself, for `models.bank`: (clean target, speech as recorded)."""
+        rng = np.random.default_rng((self.seed, index, 1))
+        talker = _pick(rng, self.corpus.speech, self._speech_weights)
+        return self._voice(rng, talker, self.config.samples, [])
+
+    def background(self, index: int) -> Samples:
+        """Noise number `index` by itself, at unit RMS."""
+        rng = np.random.default_rng((self.seed, index, 2))
+        noise, _, _ = self._background(rng, self.config.samples, [])
+        return noise / np.float32(np.sqrt(np.mean(np.square(noise))) or 1.0)
+
+    def _voice(
+        self, rng: np.random.Generator, talker: Clip, n: int, effects: list[str]
+    ) -> tuple[Samples, Samples]:
+        speech = self._talk(rng, talker, n, self.config)
+        if rng.random() < self.config.p_speech_eq:
+            speech = _equalise(rng, speech)
+        if rng.random() < self.config.p_reverb:
+            effects.append("reverb")
+            return _reverberate(rng, speech)
+        return speech, speech
+
+    def _background(
+        self, rng: np.random.Generator, n: int, effects: list[str]
+    ) -> tuple[Samples, str, str]:
+        noise, category, label = self._noise(rng, n, self.config)
+        if rng.random() < self.config.p_noise_eq:
+            noise = _equalise(rng, noise)
+        if rng.random() < self.config.p_modulation:
+            effects.append("modulation")
+            noise = noise * _envelope(rng, n, 18.0)
+        return noise, category, label
 
     def _talk(self, rng: np.random.Generator, talker: Clip, n: int, cfg: MixConfig) -> Samples:
         """`n` samples of one talker: utterances in random order with pauses between them."""

@@ -3,10 +3,11 @@
     python -m benchmarks.frontier DATA/ --runs RUNS/ [--steps 4000] [--exclude CORPUS] [--only NAME]
     python -m benchmarks.frontier DATA/ --runs RUNS/ --no-train --test TEST/ -o docs/frontier
 
-The first command trains what is missing in RUNS/ (each point resumes like `dynse train`), the
-second scores the checkpoints and draws. Every point gets the same mixtures and steps; the MACs of
-a pruned net are the average over the recordings scored, and its time is the engine's on one
-thread, all points interleaved.
+The first command trains the points side by side, each on every batch (killed, it goes on from their
+state files), the second scores the checkpoints and draws. The MACs of a pruned net are the average
+over the recordings scored, and its time is the engine's on one thread, all points interleaved.
+Pruned points start dense: their goal falls from 0.95 of the gates to their own over half of the
+steps.
 
 What is known so far, all after 2000 of 4000 steps on the same mixtures, one seed each (WB-PESQ and
 SI-SDR on 192 validation mixtures, average MMAC/s). These were single runs of `Trainer` with 16
@@ -35,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._dynamo
 
 from dynse.audio.corpus import load_corpus
 from dynse.audio.metrics import pesq_wb, si_sdr, stoi
@@ -44,7 +46,7 @@ from dynse.models.conv_fsenet import ConvFSENetConfig
 from dynse.models.engine import Engine, load
 from dynse.models.evaluation import find_pairs, load_mono
 from dynse.models.stream import enhance
-from dynse.models.training import TrainConfig, Trainer, validation_set
+from dynse.models.training import TrainConfig, Trainer, together, validation_set
 
 
 def static(width: int) -> tuple[ConvFSENetConfig, float]:
@@ -82,7 +84,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4_000)
-    parser.add_argument("--distinct", type=int, default=64_000, help="mixtures kept for all")
+    parser.add_argument("--bank", type=int, default=4_000, help="voices and noises drawn at once")
     parser.add_argument("--exclude", action="append", default=[])
     parser.add_argument("--only", action="append", choices=list(POINTS))
     parser.add_argument("--no-train", action="store_true")
@@ -92,39 +94,50 @@ def main() -> None:
     torch.set_num_threads(1)
     exclude = tuple(arguments.exclude)
     if not arguments.no_train:
-        for name in arguments.only or POINTS:
-            config = recipe(name, arguments.steps, arguments.distinct)
-            train(name, config, arguments.data, arguments.runs / name, exclude)
+        train(
+            {n: recipe(n, arguments.steps, arguments.bank) for n in arguments.only or POINTS},
+            arguments.data, arguments.runs, exclude,
+        )  # fmt: skip
         return
     points = report(arguments.data, arguments.runs, arguments.test, exclude)
     arguments.out.with_suffix(".json").write_text(json.dumps(points, indent=1) + "\n")
     draw(points, arguments.out.with_suffix(".png"))
 
 
-def recipe(name: str, steps: int, distinct: int) -> TrainConfig:
+def recipe(name: str, steps: int, bank: int) -> TrainConfig:
     """The settings of one point: they differ in the network and its goal alone."""
     model, utilisation = POINTS[name]
     return TrainConfig(
         steps=steps,
         warmup=min(300, steps // 10),
-        anneal_steps=steps * 3 // 8,
-        valid_every=max(1, steps // 2),
-        valid_mixtures=VALID_MIXTURES,
+        anneal_from=0.95,
+        anneal_steps=steps // 2,
+        valid_every=max(1, steps // 3),
+        valid_mixtures=24,  # to watch it; the report has more
         target_utilisation=utilisation,
         seed=77,
-        distinct=distinct,
+        bank=bank,
         bf16=True,
         model=model,
     )
 
 
-def train(name: str, config: TrainConfig, data: Path, out: Path, exclude: tuple[str, ...]) -> None:
-    """Train one point to its last step, going on from where it stopped."""
-    corpora = (load_corpus(data, split, exclude=exclude) for split in ("train", "valid"))
-    trainer = Trainer(config, *corpora, out, workers=0)
-    if trainer.step < config.steps:
-        for record in trainer.run():
-            print(name, json.dumps(record["valid"]), file=sys.stderr, flush=True)
+def train(
+    configs: dict[str, TrainConfig], data: Path, runs: Path, exclude: tuple[str, ...]
+) -> None:
+    """Train all points to their last step, going on from where they stopped."""
+    torch._dynamo.config.recompile_limit = 2 * len(configs)  # the same code for every network
+    corpora = [load_corpus(data, split, exclude=exclude) for split in ("train", "valid")]
+    trainers: list[Trainer] = []
+    for name, config in configs.items():
+        shared = trainers[0].feed if trainers else None
+        trainers.append(Trainer(config, *corpora, runs / name, workers=0, shared=shared))
+    if trainers[0].step < trainers[0].config.steps:
+        for records in together(trainers):
+            for name, record in zip(configs, records, strict=True):
+                print(
+                    record["step"], name, json.dumps(record["valid"]), file=sys.stderr, flush=True
+                )
 
 
 def report(

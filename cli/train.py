@@ -61,21 +61,24 @@ def train(
         typer.Option(metavar="NAME|FILE", help="Start from these weights, with their dimensions."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and mixtures.")] = 0,
-    distinct: Annotated[
+    bank: Annotated[
         int,
         typer.Option(
             min=0,
-            help="Different mixtures, kept on disk (0.2 MB each) and used in turn; "
-            "0: every step mixes its own.",
+            help="Voices and noises that are drawn at once, kept on disk (0.3 MB a pair) and mixed "
+            "anew for every step, on the device that trains; 0: every step draws its own. A GPU "
+            "wants thousands.",
         ),
     ] = 0,
     valid_every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 2_000,
-    valid_mixtures: Annotated[int, typer.Option(min=8, help="Mixtures of a validation.")] = 96,
+    valid_mixtures: Annotated[
+        int, typer.Option(min=0, help="Mixtures of a validation; 0: none, the last weights count.")
+    ] = 96,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Stop, resumably, after this time.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that mix.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that mix, or draw the bank.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the step on a CPU.")] = 1,
     bf16: Annotated[bool, typer.Option(help="Matrix products in bfloat16.")] = True,
     compiled: Annotated[
@@ -116,7 +119,7 @@ def train(
         warmup=warmup,
         target_utilisation=utilisation,
         seed=seed,
-        distinct=distinct,
+        bank=bank,
         valid_every=valid_every,
         valid_mixtures=valid_mixtures,
         bf16=bf16,
@@ -169,6 +172,8 @@ def _with_bar(trainer: Trainer, until: float | None) -> None:
 
 def _line(record: dict[str, Any]) -> str:
     valid = record["valid"]
+    if not valid:
+        return f"step {record['step']}: loss {record['train']['total']:.3f}"
     used = f", utilisation {valid['utilisation']:.3f}" if "utilisation" in valid else ""
     return (
         f"step {record['step']}: WB-PESQ {valid['pesq']:.3f}, "

@@ -202,13 +202,13 @@ class ConvFSENet(nn.Module):
         )
 
     @torch.no_grad()
-    def features(self, spectrum: Tensor, state: State) -> tuple[Tensor, State]:
+    def features(self, spectrum: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Level-free input features, which need no gradient.
 
         Parameters
         ----------
         spectrum : (B, L, F) complex noisy STFT.
-        state : level and noise floor are read and renewed.
+        state : level and noise floor are read and renewed; None is the start of a recording.
 
         Returns
         -------
@@ -216,6 +216,7 @@ class ConvFSENet(nn.Module):
         Multiplying the input by a constant changes neither. Frames of digital silence leave the
         state alone, so that a dropout does not pull the level and the floor down.
         """
+        state = state or self.initial_state(len(spectrum))
         return self.features_of_power(spectrum.real**2 + spectrum.imag**2, state)
 
     @torch.no_grad()
@@ -230,6 +231,13 @@ class ConvFSENet(nn.Module):
         slow = 1 - float(torch.exp(torch.tensor(-frame_seconds / config.level_seconds)))
         rise = 1 - float(torch.exp(torch.tensor(-frame_seconds / config.floor_rise_seconds)))
         fall = 1 - float(torch.exp(torch.tensor(-frame_seconds / config.floor_fall_seconds)))
+        if compressed.is_cuda:
+            from .scan import follow
+
+            before, rates = (state.frames, state.level, state.floor), (slow, rise, fall)
+            level_track, floor_track, after = follow(compressed, mean, before, rates)
+            state = state._replace(frames=after[0], level=after[1], floor=after[2])
+            return _over_level(compressed, floor_track, level_track), state
         frames, level, floor = state.frames, state.level, state.floor
         levels, floors = [], []
         for c, m, a in zip(compressed.unbind(1), mean.unbind(1), audible.unbind(1), strict=True):
@@ -244,15 +252,14 @@ class ConvFSENet(nn.Module):
             floors.append(floor)
         if not levels:
             return compressed.new_zeros(*compressed.shape[:2], 2 * compressed.shape[2]), state
-        level_track = torch.stack(levels, 1)[..., None]  # (B, L, 1)
-        both = torch.cat([compressed, torch.stack(floors, 1)], dim=-1)
-        scaled = both / torch.where(level_track > 0, level_track, 1.0)
-        return scaled, state._replace(frames=frames, level=level, floor=floor)
+        state = state._replace(frames=frames, level=level, floor=floor)
+        return _over_level(compressed, torch.stack(floors, 1), torch.stack(levels, 1)), state
 
     def trunk(self, features: Tensor, state: State) -> Output:
         """Features -> mask: the part with weights. Shapes as in `features` and `Output`."""
         x = self.front(features)  # (B, L, R)
-        x = _prelu(_norm(self.front_norm, x), self.front_slope)
+        # The residual stream stays float32 where products are bfloat16.
+        x = _prelu(_norm(self.front_norm, x), self.front_slope).to(features.dtype)
         gates, scores, poolings, histories = [], [], [], []
         for block, pooling, history in zip(self.blocks, state.pooling, state.history, strict=True):
             x, g, z, pooling, history = block(x, pooling, history)
@@ -275,6 +282,11 @@ class ConvFSENet(nn.Module):
         state = state or self.initial_state(len(spectrum))
         features, state = self.features(spectrum, state)
         return self.trunk(features, state)
+
+
+def _over_level(compressed: Tensor, floor: Tensor, level: Tensor) -> Tensor:
+    both, level = torch.cat([compressed, floor], dim=-1), level[..., None]
+    return both / torch.where(level > 0, level, 1.0)
 
 
 def _norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:

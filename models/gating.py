@@ -124,11 +124,11 @@ class GatingSubnet(nn.Module):
         """
         frames = x.shape[1]
         units = torch.cat([history, self.squeeze(x)], dim=1)  # (B, window - 1 + L, hidden)
-        pooled = units[:, :frames]
-        for shift in range(1, self.window):
-            pooled = pooled + units[:, shift : shift + frames]
-        now = units[:, self.window - 1 :]
-        pooled = torch.cat([pooled[..., : self.slow] / self.window, now[..., self.slow :]], dim=-1)
+        # Differences of double sums are exact to float32, however long the recording.
+        slow = units[..., : self.slow].to(torch.float32 if self.training else torch.float64)
+        mean = (_moving_sum(slow, self.window) / self.window).to(units.dtype)
+        now = units[:, self.window - 1 :, self.slow :]
+        pooled = torch.cat([mean, now], dim=-1)
         hidden = torch.relu(pooled + self.hidden_bias)
         score = self.expand(hidden)  # (B, L, gates)
         score = self.norm(score.flatten(0, 1)).view_as(score)
@@ -142,6 +142,14 @@ class GatingSubnet(nn.Module):
         scale = (self.norm.running_var + self.norm.eps).rsqrt()
         bias = BIAS_LIMIT * torch.tanh(self.bias / BIAS_LIMIT) - self.norm.running_mean * scale
         return self.expand.weight * scale[:, None], bias
+
+
+def _moving_sum(x: Tensor, window: int) -> Tensor:
+    """Sums over `window` frames: (B, window - 1 + L, H) -> (B, L, H)."""
+    if x.shape[1] == window:
+        return x.sum(1, keepdim=True)
+    total = torch.cumsum(torch.nn.functional.pad(x, (0, 0, 1, 0)), dim=1)
+    return total[:, window:] - total[:, :-window]
 
 
 def smooth_over_time(x: Tensor, frames: int) -> Tensor:

@@ -26,11 +26,11 @@ def train(data, out, *arguments):
 
 def test_goes_on_from_a_model_with_its_dimensions(data, tmp_path, checkpoint_path, capsys):
     out = tmp_path / "run"
-    assert train(data, out, "--init", str(checkpoint_path), "--steps", "1", "--distinct", "4") == 0
+    assert train(data, out, "--init", str(checkpoint_path), "--steps", "1", "--bank", "4") == 0
     header = read(out / "last.safetensors").header
     assert header["dims"] == read(checkpoint_path).header["dims"]
     assert header["training"]["steps"] == 1
-    assert train(data, out, "--init", str(checkpoint_path), "--steps", "1", "--distinct", "4") == 0
+    assert train(data, out, "--init", str(checkpoint_path), "--steps", "1", "--bank", "4") == 0
     assert "all 1 steps are done" in capsys.readouterr().err
     assert train(data, out, "--init", str(checkpoint_path), "--seed", "7") == 2
     assert "belongs to a run with other settings" in capsys.readouterr().err

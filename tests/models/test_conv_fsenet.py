@@ -6,7 +6,7 @@ from dynse.audio.stft import analyse
 from dynse.models.bands import band_weights
 from dynse.models.compute import count_macs
 from dynse.models.conv_fsenet import ConvFSENet, ConvFSENetConfig
-from dynse.models.training import inverse, spectrum
+from dynse.models.spectra import inverse, spectrum
 
 
 @pytest.mark.parametrize(
@@ -135,3 +135,15 @@ def test_torch_stft_is_the_packages(speechlike):
     frames = spectrum(x)
     np.testing.assert_allclose(frames[0].numpy(), analyse(speechlike[:40_001]), atol=2e-5)
     torch.testing.assert_close(inverse(frames, 40_001), x, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_features_on_a_gpu_are_those_of_a_cpu(network):
+    x = torch.randn(3, 60, 257, dtype=torch.complex64)
+    x[1, :20] = 0  # digital silence leaves level and floor alone
+    with torch.no_grad():
+        here = network(x)
+        there = network.cuda()(x.cuda())
+        network.cpu()
+    torch.testing.assert_close(there.state.floor.cpu(), here.state.floor, rtol=0, atol=1e-6)
+    torch.testing.assert_close(there.mask.cpu(), here.mask, rtol=0, atol=1e-4)

@@ -10,7 +10,7 @@ from dynse.audio.metrics import pesq_wb
 from dynse.audio.mixing import mix_at_snr, synthetic_noise
 from dynse.models.evaluation import load_mono
 from dynse.models.perceptual import PerceptualDistance
-from dynse.models.training import spectrum
+from dynse.models.spectra import spectrum
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "clean"
 

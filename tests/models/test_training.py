@@ -7,12 +7,12 @@ import soundfile
 import torch
 
 from dynse.audio.corpus import load_corpus
-from dynse.audio.mixing import MixConfig, Mixer
-from dynse.models.batches import Batches, MixturePool, normalised
+from dynse.audio.mixing import MixConfig
 from dynse.models.checkpoint import read
 from dynse.models.conv_fsenet import ConvFSENetConfig
+from dynse.models.feeds import telephone_gain
 from dynse.models.losses import LossConfig
-from dynse.models.training import TrainConfig, Trainer, TrainingError, telephone_gain
+from dynse.models.training import TrainConfig, Trainer, TrainingError, together
 
 MODEL = ConvFSENetConfig(
     bands=32,
@@ -72,12 +72,14 @@ def weights(path):
     return read(path).tensors
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(corpora, tmp_path):
-    for _ in trainer(corpora, tmp_path / "whole").run():
+@pytest.mark.parametrize("bank", [0, 6])
+def test_a_killed_run_goes_on_to_the_same_weights(corpora, tmp_path, bank):
+    mixed = {"bank": bank, "bank_steps": 3, "banks": 2}
+    for _ in trainer(corpora, tmp_path / "whole", **mixed).run():
         pass
-    for _ in trainer(corpora, tmp_path / "killed").run():
+    for _ in trainer(corpora, tmp_path / "killed", **mixed).run():
         break  # after the first validation, at step 4
-    later = trainer(corpora, tmp_path / "killed")
+    later = trainer(corpora, tmp_path / "killed", **mixed)
     assert later.step == 4
     assert [record["step"] for record in later.run()] == [8]
     a, b = (
@@ -113,6 +115,42 @@ def test_training_moves_towards_its_goals(corpora, tmp_path):
     assert last["valid"]["si_sdr_db"] > 6  # of 0 dB
     assert last["valid"]["utilisation"] < 0.45
     assert last["valid"]["dynamic_gates"] > 0.8 * 16 * 3
+
+
+def test_a_run_without_validation_keeps_its_last_weights(corpora, tmp_path):
+    run = Trainer(config(), corpora[0], None, tmp_path, device="cpu", workers=0, compiled=False)
+    assert [record["valid"] for record in run.run()] == [{}, {}]
+    a, b = weights(tmp_path / "best.safetensors"), weights(tmp_path / "last.safetensors")
+    assert all(np.array_equal(a[name], b[name]) for name in b)
+
+
+def test_a_step_without_finite_gradient_is_skipped(corpora, tmp_path):
+    run = trainer(corpora, tmp_path)
+    batch = next(iter(run.feed.batches(0, 1)))
+    before = [p.clone() for p in run.network.parameters()]
+    run.learn(batch._replace(noisy=batch.noisy * float("nan")))
+    assert all(torch.equal(a, b) for a, b in zip(before, run.network.parameters(), strict=True))
+    run.learn(batch)
+    assert not torch.equal(before[0], next(iter(run.network.parameters())))
+
+
+def test_networks_trained_together_are_as_if_trained_alone(corpora, tmp_path):
+    from dataclasses import replace
+
+    static = replace(MODEL, gated=False)
+    first = trainer(corpora, tmp_path / "a")
+    second = Trainer(
+        config(model=static), *corpora, tmp_path / "b", device="cpu", workers=0, compiled=False,
+        shared=first.feed,
+    )  # fmt: skip
+    records = list(together([first, second]))
+    assert [[record["step"] for record in both] for both in records] == [[4, 4], [8, 8]]
+    for _ in trainer(corpora, tmp_path / "alone", model=static).run():
+        pass
+    a, b = weights(tmp_path / "b/last.safetensors"), weights(tmp_path / "alone/last.safetensors")
+    assert all(np.array_equal(a[name], b[name]) for name in b)
+    with pytest.raises(TrainingError, match="different steps"):
+        next(together([first, trainer(corpora, tmp_path / "c")]))
 
 
 def test_other_settings_do_not_resume_but_more_steps_do(corpora, tmp_path):
@@ -156,28 +194,6 @@ def test_static_network_trains(corpora, tmp_path):
 
     (record,) = trainer(corpora, tmp_path, steps=4, model=replace(MODEL, gated=False)).run()
     assert "utilisation" not in record["valid"]
-
-
-def test_kept_mixtures_are_mixed_once_and_used_in_turn(corpora, tmp_path):
-    mixer = Mixer(corpora[0], MixConfig(seconds=1.0), seed=5)
-    pool = MixturePool(mixer, 3, tmp_path)
-    kept = Batches(mixer, 2, pool)
-    fresh = [normalised(mixer, i) for i in range(3)]
-    for index, numbers in ((0, (0, 1)), (1, (2, 0)), (2, (1, 2))):
-        batch = np.stack([part.numpy() for part in kept[index]], axis=1)
-        for found, number in zip(batch, numbers, strict=True):
-            peak = np.abs(fresh[number]).max()
-            np.testing.assert_allclose(found, fresh[number], atol=peak / 60_000)
-
-    class Broken(Mixer):
-        def __call__(self, index):
-            raise AssertionError("mixed again")
-
-    again = MixturePool(Broken(corpora[0], MixConfig(seconds=1.0), seed=5), 3, tmp_path)
-    np.testing.assert_array_equal(again[1], pool[1])
-    assert len(list(tmp_path.iterdir())) == 2
-    MixturePool(Mixer(corpora[0], MixConfig(seconds=1.0), seed=6), 3, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_telephone_band_is_that_of_some_items_and_of_the_step_alone():

@@ -149,12 +149,12 @@ def enhance_file(
 
         track = Decimator()
 
-    def listen(gain: Any, gates: Any) -> None:
+    def listen(gain: Any, gates: Any, heard: Any) -> None:
         nonlocal opened, frames
         opened += int(np.count_nonzero(gates))
         frames += len(gates)
         if analyst is not None:
-            analyst.listen(gain, gates)
+            analyst.listen(gain, gates, heard)
         if track is not None:
             track.push(gates.reshape(len(gates), -1))
 

@@ -96,8 +96,8 @@ def probe_file(
 
             picture = Picture(reader.sample_rate)
 
-            def listen(gain: Any, gates: Any) -> None:
-                analyst.listen(gain, gates)
+            def listen(gain: Any, gates: Any, heard: Any) -> None:
+                analyst.listen(gain, gates, heard)
                 picture.gates.push(gates.reshape(len(gates), -1))
 
         enhancer = Enhancer(engine, reader.sample_rate, reader.channels, listener=listen)

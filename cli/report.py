@@ -44,7 +44,7 @@ class Analyst:
 
         self._engine, self._probes = engine, probes
         self._reader = ProbeReader(probes, engine)
-        self.listen: Callable[[Any, Any], None] = self._reader.update
+        self.listen: Callable[[Any, Any, Any], None] = self._reader.update
         self._peak, self._clipped = 0.0, 0
 
     def hear(self, block: Any) -> None:

@@ -153,7 +153,7 @@ def score_pair(engine: Engine, clean_path: Path, noisy_path: Path) -> PairScore:
     every = engine.gate_shape[0] * engine.gate_shape[1]
     collected = [np.zeros((0, every), np.uint8)]  # all there is of an empty recording
 
-    def listen(_: object, gates: NDArray[np.uint8]) -> None:
+    def listen(_: object, gates: NDArray[np.uint8], __: object) -> None:
         collected.append(gates.reshape(len(gates), every))
 
     started = time.perf_counter()

@@ -23,7 +23,7 @@ from ..audio.stft import BINS, HOP, SAMPLE_RATE, Analysis, Synthesis
 
 Float32 = NDArray[np.float32]
 ChannelMode = Literal["linked", "independent", "mono"]
-Listener = Callable[[Float32, NDArray[np.uint8]], None]
+Listener = Callable[[Float32, NDArray[np.uint8], NDArray[np.complex64]], None]
 
 PEAK_LIMIT = 2.0**48
 """Samples beyond are no sound, and the power of their spectrum would overflow."""
@@ -89,8 +89,9 @@ class Stream:
     model : what enhances.
     channels : None for (n,) samples, a number for (n, channels).
     settings : how.
-    listener : called with (L, 257) gain and (L, I, C) gates of all frames in order, the gain
-        being the model's own, before limit and mix. With independent channels: of the first.
+    listener : called with (L, 257) gain, (L, I, C) gates and the (L, 257) spectrum that the model
+        heard, of all frames in order, the gain being the model's own, before limit and mix. With
+        independent channels: of the first.
     upper_gains : keep the gains for the band above 8 kHz until `take_upper_gains` asks for them.
 
     Attributes
@@ -187,10 +188,10 @@ class Stream:
         )
         self._gates.clear()
 
-    def _hear(self, gain: Float32, gates: NDArray[np.uint8]) -> None:
+    def _hear(self, gain: Float32, gates: NDArray[np.uint8], heard: NDArray[np.complex64]) -> None:
         self._gates.append(gates)
         if self._listener:
-            self._listener(gain, gates)
+            self._listener(gain, gates, heard)
 
     def _piece(self, x: Float32) -> Float32:
         self._waiting = np.concatenate([self._waiting, x])
@@ -209,7 +210,7 @@ class Stream:
             for c, state in enumerate(self._states):
                 gain, gates, self._states[c] = self._model.step(frames[:, c], state)
                 if c == 0:
-                    self._hear(gain, gates)
+                    self._hear(gain, gates, frames[:, c])
                 gains.append(gain)
             gain = self._settings.apply(np.stack(gains, axis=1))  # (L, c, F)
             self._keep_upper(gain, frames)
@@ -221,7 +222,7 @@ class Stream:
             if self._channels > 1:
                 heard = np.sqrt(np.mean(_power(frames), axis=1)).astype(np.complex64)
         gain, gates, self._states[0] = self._model.step(heard, self._states[0])
-        self._hear(gain, gates)
+        self._hear(gain, gates, heard)
         gain = self._settings.apply(gain)
         self._keep_upper(gain, heard)
         change = gain - 1

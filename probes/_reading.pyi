@@ -4,6 +4,7 @@ MAX_GATES: int
 MAX_COLUMNS: int
 
 def gather(gates: Any, features: Any, weights: Any, running: Any, opened: Any, /) -> None: ...
+def powers(gain: Any, spectrum: Any, out: Any, /) -> None: ...
 def average(
     running: Any,
     width: int,

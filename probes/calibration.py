@@ -1,15 +1,18 @@
 """From frames to recordings: what may be said of a whole one, and when to say nothing.
 
 evidence      how far a class's log-probabilities, averaged over a recording, are to be trusted
-recording     the SNR of a recording, fitted on means over what the probe of voice activity
-              takes for speech in the stream's scenes, as it is read: the mean of the frames'
-              decibels is several below the ratio of powers that is called the SNR of a recording
+gain          the SNR of a recording before enhancement, from the ratio of what the gain keeps of
+              the speech to what it removes
+recording     that after enhancement, fitted on means over what the probe of voice activity takes
+              for speech in the stream's scenes, as it is read: the mean of the frames' decibels is
+              several below the ratio of powers that is called the SNR of a recording
 clean         from which SNR on a recording counts as clean, and no noise is named
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +21,22 @@ from . import fitting, targets
 from .data import LabelledStream
 from .features import Features
 from .fitting import Linear, Task
-from .reading import HOP_S, segments
+from .reading import HOP_S, kept_to_removed_db, segments
 
-__all__ = ["Heard", "clean_from", "evidence", "heard_speech", "recording_snr"]
+__all__ = ["Heard", "clean_from", "evidence", "heard_speech", "recording_snr", "snr_from_gain"]
 
 Float64 = NDArray[np.float64]
-Heard = tuple[LabelledStream, Features, NDArray[np.bool_]]
-"""A stream, its features, and the frames of it that are heard as speech: `heard_speech`."""
+
+
+class Heard(NamedTuple):
+    """A stream as the network hears it."""
+
+    stream: LabelledStream
+    masks: Features
+    powers: Features
+    spoken: NDArray[np.bool_]  # frames that are heard as speech: `heard_speech`
+
+
 _SNR_L2 = (100.0, 300.0, 1000.0)
 _CLEAN_DB = 35.0
 """SNR given to a scene without noise: linear probes cannot reach much further."""
@@ -73,16 +85,11 @@ def heard_speech(stream: LabelledStream, features: Features, vad: Linear) -> NDA
     return spoken
 
 
-def _scenes(
-    split: Heard, columns: NDArray[np.int64], target: str
-) -> tuple[Float64, Float64, NDArray[np.bool_]]:
-    """Mean features over what is heard as speech, SNR in dB, and whether there is noise: a scene.
-
-    The SNR is over the frames that hold speech indeed.
-    """
-    stream, features, spoken = split
-    task = Task(target, "value", "speech")
-    rows, y = fitting.truth(stream, task)
+def _truths(
+    stream: LabelledStream, target: str
+) -> tuple[list[NDArray[np.int64]], Float64, NDArray[np.bool_]]:
+    """Of each scene: its frames with speech, their SNR in dB, and whether there is noise."""
+    rows, y = fitting.truth(stream, Task(target, "value", "speech"))
     power = np.zeros(stream.frames)
     size = 4096 * targets.HOP
     for start in range(0, len(stream.clean), size):  # margins do not matter for a scene's mean
@@ -90,26 +97,72 @@ def _scenes(
         first = start // targets.HOP
         power[first : first + len(part)] = part[: len(power) - first]
     found = groups(stream, "scene", rows, _LEAST)
-    number = np.full(int(stream.labels["scene"].max(initial=-1)) + 1, -1)
-    for i, frames in enumerate(found):
-        number[stream.labels["scene"][frames[0]]] = i
-    scene = stream.labels["scene"]
-    scene = np.where(spoken & (scene >= 0), number[scene], -1)
-    total, count = np.zeros((len(found), len(columns))), np.zeros(len(found))
-    for place, x in features.blocks(columns):
-        mine = scene[place]
-        for i in np.unique(mine[mine >= 0]):
-            total[i] += x[mine == i].sum(axis=0, dtype=np.float64)
-            count[i] += (mine == i).sum()
-    enough = count >= _LEAST / 3
-    total = total[enough] / count[enough][:, None]
-    found = [frames for frames, kept in zip(found, enough, strict=True) if kept]
     ratios, noisy = np.zeros(len(found)), np.zeros(len(found), np.bool_)
     for i, frames in enumerate(found):
         noise = (power[frames] / 10 ** (y[frames].astype(np.float64) / 10)).sum()
         ratios[i] = 10 * np.log10(max(power[frames].sum(), 1e-20) / max(noise, 1e-20))
         noisy[i] = stream.labels["noisy"][frames[0]] > 0
-    return total, np.minimum(ratios, _CLEAN_DB), noisy
+    return found, np.minimum(ratios, _CLEAN_DB), noisy
+
+
+def _scenes(
+    split: Heard, columns: NDArray[np.int64], target: str
+) -> tuple[Float64, Float64, NDArray[np.bool_]]:
+    """Mean features over what is heard as speech, SNR in dB, and whether there is noise: a scene.
+
+    The SNR is over the frames that hold speech indeed.
+    """
+    found, ratios, noisy = _truths(split.stream, target)
+    scene = split.stream.labels["scene"]
+    number = np.full(int(scene.max(initial=-1)) + 1, -1)
+    for i, frames in enumerate(found):
+        number[scene[frames[0]]] = i
+    scene = np.where(split.spoken & (scene >= 0), number[scene], -1)
+    total, count = np.zeros((len(found), len(columns))), np.zeros(len(found))
+    for place, x in split.masks.blocks(columns):
+        mine = scene[place]
+        for i in np.unique(mine[mine >= 0]):
+            total[i] += x[mine == i].sum(axis=0, dtype=np.float64)
+            count[i] += (mine == i).sum()
+    enough = count >= _LEAST / 3
+    return total[enough] / count[enough][:, None], ratios[enough], noisy[enough]
+
+
+def _kept_to_removed(split: Heard) -> tuple[Float64, Float64, NDArray[np.bool_]]:
+    """What the gain says of a scene's SNR, in dB, the SNR, and whether there is noise: a scene."""
+    found, ratios, noisy = _truths(split.stream, "snr_input_db")
+    scene = split.stream.labels["scene"]
+    every = np.ones(len(scene), np.bool_)
+    frames_of = {scene[f[0]]: f for f in groups(split.stream, "scene", every, 1)}
+    powers = split.powers.block(0, len(scene))
+    said = np.full(len(found), np.nan)
+    for i, part in enumerate(found):
+        frames = np.sort(frames_of[scene[part[0]]])
+        ratio = kept_to_removed_db(powers[frames], split.spoken[frames])
+        said[i] = np.nan if ratio is None else ratio
+    heard = np.isfinite(said)
+    return said[heard], ratios[heard], noisy[heard]
+
+
+def snr_from_gain(
+    train: Heard, others: dict[str, Heard]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]] | None:
+    """SNR of a recording = offset + slope * (kept to removed, in dB).
+
+    Returns
+    -------
+    ``{"slope", "offset"}`` of least squares over noisy scenes, and its scores by split; None with
+    fewer than 20 of them.
+    """
+    x, y, noisy = _kept_to_removed(train)
+    if noisy.sum() < 20:
+        return None
+    slope, offset = np.polyfit(x[noisy], y[noisy], 1).tolist()
+    scores = {}
+    for name, split in {"train": train, **others}.items():
+        x, y, noisy = _kept_to_removed(split)
+        scores[name] = _errors(offset + slope * x, y, noisy)
+    return {"slope": slope, "offset": offset}, scores
 
 
 def recording_snr(
@@ -122,7 +175,7 @@ def recording_snr(
 
     Parameters
     ----------
-    target : "snr_input_db" or "snr_enhanced_db".
+    target : of the frames.
     columns : gates to read.
 
     Returns
@@ -161,9 +214,13 @@ def score_recordings(split: Heard, model: Linear) -> dict[str, float]:
 
 
 def _scored(model: Linear, x: Float64, y: Float64, noisy: NDArray[np.bool_]) -> dict[str, float]:
+    return _errors((x @ model.weights)[:, 0] + model.bias[0], y, noisy)
+
+
+def _errors(estimate: Float64, y: Float64, noisy: NDArray[np.bool_]) -> dict[str, float]:
     if not noisy.any():
         return {}
-    error = np.abs((x @ model.weights)[:, 0] + model.bias[0] - y)[noisy]
+    error = np.abs(estimate - y)[noisy]
     return {
         "scenes": int(noisy.sum()),
         "mae": float(error.mean()),
@@ -172,17 +229,21 @@ def _scored(model: Linear, x: Float64, y: Float64, noisy: NDArray[np.bool_]) -> 
     }
 
 
-def clean_from(splits: Sequence[Heard], model: Linear) -> float | None:
+def clean_from(splits: Sequence[Heard], line: dict[str, float]) -> float | None:
     """SNR estimate from which a recording counts as clean; None without clean scenes.
 
     The one that tells scenes without noise best from those with an SNR below 15 dB (mean of both
     shares), in the middle of the range where it does.
+
+    Parameters
+    ----------
+    splits : to choose on.
+    line : of `snr_from_gain`.
     """
     estimates, clean, hard = [], [], []
-    target = model.task.name.removeprefix("recording_")
     for split in splits:
-        x, y, noisy = _scenes(split, model.columns, target)
-        estimates.append((x @ model.weights)[:, 0] + model.bias[0])
+        x, y, noisy = _kept_to_removed(split)
+        estimates.append(line["offset"] + line["slope"] * x)
         clean.append(~noisy)
         hard.append(noisy & (y < 15))
     estimate, is_clean, is_hard = (np.concatenate(part) for part in (estimates, clean, hard))

@@ -6,6 +6,9 @@
     spectrum     log-magnitude of the noisy STFT, 257 bins
     suppression  the network's suppression mask, 257 bins
 
+Beside them ``powers``, what the suppression mask keeps and removes of each frame
+(`reading.powers`), for the SNR of whole recordings.
+
 The "top-64" are a choice among `masks` and made in `fitting.select`. Source: Miccini et al., "From
 Diet to Free Lunch", section 3. Features are kept compactly (a bit a gate: ten hours of a network
 with 1152 gates take 330 MB, the real-valued ones float16) and handed out as float32 by blocks.
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from ..audio.stft import BINS, Analysis
 from ..models.engine import Engine
 from .probe_file import AT_ONCE, Spans
+from .reading import powers
 
 __all__ = ["SOURCES", "TAU", "Features", "collect", "informative", "run_network"]
 
@@ -130,7 +134,8 @@ def run_network(
     ------
     dict
         ``masks`` (l, I * C) uint8, ``spectrum`` (l, 257) natural logarithm of the magnitude
-        (floor 1e-5), ``suppression`` (l, 257), and ``scores`` (l, I * C) if asked for.
+        (floor 1e-5), ``suppression`` (l, 257), ``powers`` (l, 2), and ``scores`` (l, I * C) if
+        asked for.
     """
     analysis, state = Analysis(), engine.initial_state()
     count = engine.gate_shape[0] * engine.gate_shape[1]
@@ -143,6 +148,7 @@ def run_network(
             "masks": gates.reshape(len(frames), count),
             "spectrum": np.log(np.maximum(np.abs(frames), 1e-5)),
             "suppression": mask,
+            "powers": powers(mask, frames),
         }
         if raw is not None:
             found["scores"] = raw.reshape(len(frames), count)
@@ -162,16 +168,12 @@ def collect(
         for source in sources:
             x = found[source]
             # Packed at once, to hold a bit a gate and not a byte.
-            parts[source].append(
-                np.packbits(x, axis=1) if source == "masks" else x.astype(np.float16)
-            )
+            kind = np.float32 if source == "powers" else np.float16
+            parts[source].append(np.packbits(x, axis=1) if source == "masks" else x.astype(kind))
     count = engine.gate_shape[0] * engine.gate_shape[1]
+    widths = {"spectrum": BINS, "suppression": BINS, "powers": 2}
     return {
-        source: Features(
-            np.concatenate(kept),
-            BINS if source in ("spectrum", "suppression") else count,
-            source == "masks",
-        )
+        source: Features(np.concatenate(kept), widths.get(source, count), source == "masks")
         for source, kept in parts.items()
     }
 

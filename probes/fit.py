@@ -96,7 +96,7 @@ def load_split(
     pesq_minutes: float = 30.0,
     seed: int = 0,
     jobs: int = 1,
-    sources: Sequence[str] = ("masks",),
+    sources: Sequence[str] = ("masks", "powers"),
     exclude: Sequence[str] = (),
     first_minutes: float | None = None,
     say: Say = lambda text: None,
@@ -264,6 +264,7 @@ def fit_probes(
         "skipped": skipped,
         "recordings": {},
         "clean_from_db": None,
+        "snr_from_gain": None,
         "experiments": {m.task.name: scores[m.task.name] for m in models if m.task.experiment},
         "versions": {
             "python": platform.python_version(),
@@ -282,14 +283,21 @@ def fit_probes(
         product = [replace(model, task=replace(model.task, spans=SPANS)) for model in product]
     vad = next((model for model in product if model.task.name == "vad"), None)
     if manifest is None and vad is not None:
-        heard = [
-            (split.stream, split.masks, calibration.heard_speech(split.stream, split.masks, vad))
-            for split in (train, valid, held_out)
+        heard = {
+            name: calibration.Heard(
+                split.stream,
+                split.masks,
+                split.features["powers"],
+                calibration.heard_speech(split.stream, split.masks, vad),
+            )
+            for name, split in (("train", train), ("valid", valid), ("held_out", held_out))
             if split is not None
-        ]
-        for model in list(product):
-            if model.task.name.startswith("snr_"):
-                product += _of_recordings(heard, valid, held_out, model, columns, header)
+        }
+        names = {model.task.name for model in product}
+        if "snr_enhanced_db" in names:
+            product += _of_recordings(heard, "snr_enhanced_db", columns, header)
+        if "snr_input_db" in names:
+            _from_gain(heard, header)
     for model in product:
         task = model.task
         probes.append(
@@ -352,29 +360,31 @@ def _confusion(split: Split, model: Linear) -> NDArray[np.int64]:
 
 
 def _of_recordings(
-    heard: Sequence[calibration.Heard],
-    valid: Split | None,
-    held_out: Split | None,
-    model: Linear,
+    heard: dict[str, calibration.Heard],
+    target: str,
     columns: NDArray[np.int64],
     header: dict[str, Any],
 ) -> list[Linear]:
-    """The SNR probe of whole recordings beside that of frames; notes its scores in the header.
-
-    `heard` holds the training split, then those of the other two that there are.
-    """
-    to_choose_on = heard[1] if valid is not None else None
-    found = calibration.recording_snr(heard[0], to_choose_on, model.task.name, columns)
+    """The SNR probe of whole recordings beside that of frames; notes its scores in the header."""
+    found = calibration.recording_snr(heard["train"], heard.get("valid"), target, columns)
     if found is None:
         return []
     probe, scores = found
-    if held_out is not None:
-        scores["held_out"] = calibration.score_recordings(heard[-1], probe)
-    header["recordings"][model.task.name] = scores
-    if model.task.name == "snr_input_db":
-        known = heard[:2] if valid is not None else heard[:1]
-        header["clean_from_db"] = calibration.clean_from(known, probe)
+    if "held_out" in heard:
+        scores["held_out"] = calibration.score_recordings(heard["held_out"], probe)
+    header["recordings"][target] = scores
     return [probe]
+
+
+def _from_gain(heard: dict[str, calibration.Heard], header: dict[str, Any]) -> None:
+    """The SNR of whole recordings from the gain, and from which on one is clean: in the header."""
+    others = {name: split for name, split in heard.items() if name != "train"}
+    found = calibration.snr_from_gain(heard["train"], others)
+    if found is None:
+        return
+    header["snr_from_gain"], header["recordings"]["snr_input_db"] = found
+    known = [split for name, split in heard.items() if name != "held_out"]
+    header["clean_from_db"] = calibration.clean_from(known, header["snr_from_gain"])
 
 
 def _side_by_side(models: Sequence[Linear], count: int) -> tuple[Float64, Float64]:

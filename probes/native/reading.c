@@ -1,4 +1,5 @@
-/* Reading probes from gates: a gather-and-sum over the open channels, and means over spans.
+/* Reading probes from gates: a gather-and-sum over the open channels, and means over spans; and
+ * what the gain keeps and removes.
  *
  * ../reading.py packs the buffers, documents them, and does the same in NumPy where there was no
  * compiler; sizes are checked here all the same. Sums are kept as running sums modulo 2^32: the
@@ -192,8 +193,57 @@ static PyObject *average_all(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* What the gain keeps and what it removes of one frame; in LANES sums, whatever the machine. */
+CLONES static void keep(const float *gain, const float *spectrum, size_t bins, float *out) {
+    float kept[LANES] = {0}, removed[LANES] = {0};
+    for (size_t at = 0; at < bins; at += LANES) {
+        const size_t n = bins - at < LANES ? bins - at : LANES;
+        float power[LANES] = {0}, share[LANES] = {0};
+        for (size_t i = 0; i < n; i++) {
+            const float re = spectrum[2 * (at + i)], im = spectrum[2 * (at + i) + 1];
+            power[i] = re * re + im * im;
+            share[i] = gain[at + i];
+        }
+        for (size_t i = 0; i < LANES; i++) {
+            kept[i] += share[i] * share[i] * power[i];
+            removed[i] += (1 - share[i]) * (1 - share[i]) * power[i];
+        }
+    }
+    for (size_t half = LANES / 2; half; half /= 2)
+        for (size_t i = 0; i < half; i++) kept[i] += kept[i + half], removed[i] += removed[i + half];
+    out[0] = kept[0], out[1] = removed[0];
+}
+
+PyDoc_STRVAR(powers_doc,
+             "powers(gain, spectrum, out)\n\n"
+             "Write the sums over the bins of each frame of |M X|^2 and of |(1 - M) X|^2.");
+
+static PyObject *powers(PyObject *self, PyObject *args) {
+    enum { GAIN, SPECTRUM, OUT, BUFFERS };
+    Py_buffer in[BUFFERS];
+    (void)self;
+    if (!PyArg_ParseTuple(args, "y*y*w*", &in[GAIN], &in[SPECTRUM], &in[OUT])) return NULL;
+    const size_t frames = (size_t)in[OUT].len / 8;
+    const size_t bins = frames ? (size_t)in[GAIN].len / 4 / frames : 0;
+    const int ok = (size_t)in[OUT].len == frames * 8 && (size_t)in[GAIN].len == frames * bins * 4 &&
+                   (size_t)in[SPECTRUM].len == frames * bins * 8;
+    if (ok) {
+        Py_BEGIN_ALLOW_THREADS
+        for (size_t l = 0; l < frames; l++)
+            keep((const float *)in[GAIN].buf + l * bins,
+                 (const float *)in[SPECTRUM].buf + 2 * l * bins, bins, (float *)in[OUT].buf + 2 * l);
+        Py_END_ALLOW_THREADS
+    } else {
+        PyErr_SetString(PyExc_ValueError, "buffers do not fit each other");
+    }
+    for (int i = 0; i < BUFFERS; i++) PyBuffer_Release(&in[i]);
+    if (!ok) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {{"gather", gather, METH_VARARGS, gather_doc},
                                 {"average", average_all, METH_VARARGS, average_doc},
+                                {"powers", powers, METH_VARARGS, powers_doc},
                                 {NULL, NULL, 0, NULL}};
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "_reading", "Compiled reading of probes.", -1, methods,

@@ -101,15 +101,16 @@ def test_silence_stays_silent_and_recovers(engine, speechlike):
 
 def test_listener_hears_every_frame(engine, speechlike):
     seen = []
-    enhance(engine, speechlike, listener=lambda gain, gates: seen.append((gain, gates)))
+    enhance(engine, speechlike, listener=lambda *heard: seen.append(heard))
     frames = -(-len(speechlike) // 256) + 1
-    assert sum(len(gain) for gain, _ in seen) == frames
-    assert all(gates.shape[1:] == engine.gate_shape for _, gates in seen)
+    assert sum(len(gain) for gain, _, _ in seen) == frames
+    assert all(gates.shape[1:] == engine.gate_shape for _, gates, _ in seen)
+    assert all(spectrum.shape == gain.shape for gain, _, spectrum in seen)
 
 
 def test_masks_are_those_of_the_last_feed(engine, speechlike):
     seen = []
-    stream = Stream(engine, listener=lambda _, gates: seen.append(gates))
+    stream = Stream(engine, listener=lambda _, gates, __: seen.append(gates))
     assert stream.masks.shape == (0, *engine.gate_shape)
     found = []
     for part in np.split(speechlike, [10, 600, 700, 30000]):

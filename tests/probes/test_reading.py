@@ -17,7 +17,7 @@ from dynse.probes.probe_file import (
     quantise,
     save_probes,
 )
-from dynse.probes.reading import ProbeReader, SegmentRule, segments
+from dynse.probes.reading import ProbeReader, SegmentRule, kept_to_removed_db, powers, segments
 
 PROBES = [
     Probe("vad", "flag", (), around(5), first=0),
@@ -75,7 +75,7 @@ def test_tracks_are_the_weighted_sums(engine, tmp_path, speechlike):
     features, weights, bias = write(tmp_path / "p", engine)
     probes = load_probes(tmp_path / "p")
     seen = []
-    stream = Stream(engine, listener=lambda _, gates: seen.append(gates))
+    stream = Stream(engine, listener=lambda _, gates, __: seen.append(gates))
     stream.feed(speechlike)
     stream.flush()
     gates = np.concatenate(seen)
@@ -288,3 +288,49 @@ def test_the_compiled_reading_refuses_buffers_that_do_not_fit():
         average(running, 15, 0, columns, one, one, 0, out)
     with pytest.raises(ValueError, match="do not fit"):
         average(running, 16, 5, columns, one, one, 6, np.zeros((1, 2)))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_powers_are_what_the_gain_keeps_and_removes(monkeypatch, compiled):
+    if not compiled:
+        monkeypatch.setattr(reading, "_reading", None)
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((9, 257)) + 1j * rng.standard_normal((9, 257))).astype(np.complex64)
+    gain = rng.random((9, 257), np.float32)
+    found = powers(gain, x)
+    kept, removed = np.abs(gain * x) ** 2, np.abs((1 - gain) * x) ** 2
+    expected = np.stack([kept.sum(1), removed.sum(1)], 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for row in range(9):  # the same bits however the recording is cut
+        assert np.array_equal(powers(gain[row : row + 1], x[row : row + 1])[0], found[row])
+    assert powers(gain[:0], x[:0]).shape == (0, 2)
+
+
+def test_ratio_of_kept_to_removed():
+    p = np.tile(np.float32([0.0, 0.5]), (100, 1))  # noise all the time
+    spoken = np.zeros(100, np.bool_)
+    assert kept_to_removed_db(p, spoken) is None
+    spoken[20:60] = True
+    p[20:50, 0] = 50.0  # speech, and a pause in it
+    assert kept_to_removed_db(p, spoken) == pytest.approx(20, abs=1e-4)
+    p[:20] = p[90:] = 0  # digital silence is no quiet noise
+    assert kept_to_removed_db(p, spoken) == pytest.approx(20, abs=1e-4)
+    p[:, 1] = 0
+    assert kept_to_removed_db(p, spoken) == 80
+    assert kept_to_removed_db(np.zeros((100, 2), np.float32), spoken) is None
+
+
+def test_snr_of_a_recording_comes_from_the_gain(engine, speechlike, tmp_path):
+    path = tmp_path / "p.safetensors"
+    write(path, engine, snr_from_gain={"slope": 0.5, "offset": 1.0})
+    probes, seen = load_probes(path), []
+    reader = ProbeReader(probes, engine, SegmentRule(min_confidence=0.0))
+    stream = Stream(engine, listener=lambda *heard: (reader(*heard), seen.append(heard)))
+    stream.feed(speechlike)
+    stream.flush()
+    found = reader.finish()
+    assert found.segments, "the random probe hears none"
+    gain, _, spectrum = (np.concatenate(part) for part in zip(*seen, strict=True))
+    spoken = np.isfinite(found.tracks["snr_input_db"])
+    ratio = kept_to_removed_db(powers(gain, spectrum), spoken)
+    assert found.values["snr_input_db"] == pytest.approx(1 + 0.5 * ratio)

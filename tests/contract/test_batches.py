@@ -30,7 +30,7 @@ def test_workers_give_the_same_as_one(dynse, noise, workers):
         paths = (dynse.folder / folder / name for folder in ("out1", f"out{workers}"))
         assert len({path.read_bytes() for path in paths}) == 1
     for run_ in done:
-        assert [line for line in run_.lines if line.startswith("in/bad.wav: it is no sound")]
+        assert sum(line.startswith("in/bad.wav: ") for line in run_.lines) == 1
         assert "7 inputs: 6 enhanced, 1 failed" in run_.lines[-1]
 
 

@@ -56,6 +56,8 @@ _MIN_SPEECH_S = 0.25
 _MIN_VOICED = 8
 _PIECE = 1024
 _LANES = 16  # columns are padded to a multiple of it for native/reading.c
+POWERS_EVERY = 4
+"""The gain is looked at in every fourth frame: the SNR of a recording needs no more."""
 SNR_LIMITS = (-50.0, 60.0)
 """Of the SNR of a recording, in dB."""
 _CLEAN_SNR_DB = 22.0
@@ -191,23 +193,28 @@ def _average(
         out[output] += sums * (scale[c] / np.maximum(high - low, 1))
 
 
-def powers(gain: Float32, spectrum: NDArray[np.complex64]) -> Float32:
+def powers(
+    gain: Float32, spectrum: NDArray[np.complex64], first: int = 0, every: int = 1
+) -> Float32:
     """What the gain keeps and what it removes.
 
     Parameters
     ----------
     gain : (L, F) suppression mask M in [0, 1].
     spectrum : (L, F) noisy spectrum X.
+    first, every : the first frame to look at, and how far it is to the next.
 
     Returns
     -------
-    (L, 2) float32: sums over the bins of |M X|^2 and of |(1 - M) X|^2.
+    (n, 2) float32: sums over the bins of |M X|^2 and of |(1 - M) X|^2 in n of the frames.
     """
-    out = np.empty((len(gain), 2), np.float32)
+    out = np.empty((len(range(first, len(gain), every)), 2), np.float32)
     if _reading is not None:
         gain = np.ascontiguousarray(gain, np.float32)
-        _reading.powers(gain, np.ascontiguousarray(spectrum, np.complex64), out)
+        spectrum = np.ascontiguousarray(spectrum, np.complex64)
+        _reading.powers(gain, spectrum, gain.shape[1], first, every, out)
         return out
+    gain, spectrum = gain[first::every], spectrum[first::every]
     power = spectrum.real**2 + spectrum.imag**2
     np.einsum("lf,lf,lf->l", gain, gain, power, out=out[:, 0])
     np.einsum("lf,lf,lf->l", 1 - gain, 1 - gain, power, out=out[:, 1])
@@ -223,8 +230,8 @@ def kept_to_removed_db(powers: Float32, spoken: NDArray[np.bool_]) -> float | No
 
     Parameters
     ----------
-    powers : (L, 2) of `powers`.
-    spoken : (L,) frames with speech; None is returned if there are none.
+    powers : (n, 2) of `powers`.
+    spoken : (n,) whether there is speech in those frames; None is returned if there is none.
     """
     kept = powers[spoken, 0].astype(np.float64)
     if not kept.any():
@@ -325,6 +332,7 @@ class ProbeReader:
         self._open_now = np.zeros(len(self._running) - 1, np.uint16)
         self._opened = [np.zeros(0, np.uint16)]
         self._powers = [np.zeros((0, 2), np.float32)]
+        self._heard = 0  # frames
         self._outputs = [np.zeros((len(self._bias), 0))]
         self._base = self._filled = self._done = 0  # frames
 
@@ -346,7 +354,8 @@ class ProbeReader:
         self, gain: Float32, gates: NDArray[np.uint8], spectrum: NDArray[np.complex64]
     ) -> None:
         """Take (L, 257) gain, (L, I, C) gates and the (L, 257) spectrum: a `Stream` listener."""
-        self._powers.append(powers(gain, spectrum))
+        self._powers.append(powers(gain, spectrum, -self._heard % POWERS_EVERY, POWERS_EVERY))
+        self._heard += len(gates)
         flat = np.ascontiguousarray(gates).reshape(len(gates), self._gates)
         while len(flat):
             first = self._filled
@@ -436,7 +445,7 @@ class ProbeReader:
                 tracks[name] = partial(_value_track, probe, out[0], only)
         line = self.probes.header.get("snr_from_gain")
         if line is not None and values.get("snr_input_db") is not None:
-            ratio = kept_to_removed_db(np.concatenate(self._powers), spoken)
+            ratio = kept_to_removed_db(np.concatenate(self._powers), spoken[::POWERS_EVERY])
             values["snr_input_db"] = None
             if ratio is not None:
                 level = line["offset"] + line["slope"] * ratio

@@ -193,45 +193,46 @@ static PyObject *average_all(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* What the gain keeps and what it removes of one frame; in LANES sums, whatever the machine. */
+/* Adds what the gain keeps and what it removes of n <= LANES bins to LANES sums. */
+#define KEEP(n)                                                                                    \
+    for (size_t i = 0; i < (n); i++) {                                                             \
+        const float re = spectrum[2 * i], im = spectrum[2 * i + 1], power = re * re + im * im;     \
+        kept[i] += gain[i] * gain[i] * power;                                                      \
+        removed[i] += (1 - gain[i]) * (1 - gain[i]) * power;                                       \
+    }
+
 CLONES static void keep(const float *gain, const float *spectrum, size_t bins, float *out) {
     float kept[LANES] = {0}, removed[LANES] = {0};
-    for (size_t at = 0; at < bins; at += LANES) {
-        const size_t n = bins - at < LANES ? bins - at : LANES;
-        float power[LANES] = {0}, share[LANES] = {0};
-        for (size_t i = 0; i < n; i++) {
-            const float re = spectrum[2 * (at + i)], im = spectrum[2 * (at + i) + 1];
-            power[i] = re * re + im * im;
-            share[i] = gain[at + i];
-        }
-        for (size_t i = 0; i < LANES; i++) {
-            kept[i] += share[i] * share[i] * power[i];
-            removed[i] += (1 - share[i]) * (1 - share[i]) * power[i];
-        }
-    }
+    for (; bins >= LANES; bins -= LANES, gain += LANES, spectrum += 2 * LANES) KEEP(LANES)
+    KEEP(bins)
     for (size_t half = LANES / 2; half; half /= 2)
         for (size_t i = 0; i < half; i++) kept[i] += kept[i + half], removed[i] += removed[i + half];
     out[0] = kept[0], out[1] = removed[0];
 }
 
 PyDoc_STRVAR(powers_doc,
-             "powers(gain, spectrum, out)\n\n"
-             "Write the sums over the bins of each frame of |M X|^2 and of |(1 - M) X|^2.");
+             "powers(gain, spectrum, bins, first, every, out)\n\n"
+             "Write the sums over the bins of |M X|^2 and of |(1 - M) X|^2, of the frames first, "
+             "first + every, ...");
 
 static PyObject *powers(PyObject *self, PyObject *args) {
     enum { GAIN, SPECTRUM, OUT, BUFFERS };
     Py_buffer in[BUFFERS];
+    Py_ssize_t bins, first, every;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*y*w*", &in[GAIN], &in[SPECTRUM], &in[OUT])) return NULL;
-    const size_t frames = (size_t)in[OUT].len / 8;
-    const size_t bins = frames ? (size_t)in[GAIN].len / 4 / frames : 0;
-    const int ok = (size_t)in[OUT].len == frames * 8 && (size_t)in[GAIN].len == frames * bins * 4 &&
-                   (size_t)in[SPECTRUM].len == frames * bins * 8;
+    if (!PyArg_ParseTuple(args, "y*y*nnnw*", &in[GAIN], &in[SPECTRUM], &bins, &first, &every,
+                          &in[OUT]))
+        return NULL;
+    const Py_ssize_t frames = bins > 0 ? in[GAIN].len / 4 / bins : -1;
+    const int ok = frames >= 0 && first >= 0 && every > 0 && in[GAIN].len == frames * bins * 4 &&
+                   in[SPECTRUM].len == frames * bins * 8 &&
+                   in[OUT].len == (frames > first ? (frames - first - 1) / every + 1 : 0) * 8;
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
-        for (size_t l = 0; l < frames; l++)
+        float *out = in[OUT].buf;
+        for (Py_ssize_t l = first; l < frames; l += every, out += 2)
             keep((const float *)in[GAIN].buf + l * bins,
-                 (const float *)in[SPECTRUM].buf + 2 * l * bins, bins, (float *)in[OUT].buf + 2 * l);
+                 (const float *)in[SPECTRUM].buf + 2 * l * bins, (size_t)bins, out);
         Py_END_ALLOW_THREADS
     } else {
         PyErr_SetString(PyExc_ValueError, "buffers do not fit each other");

@@ -12,7 +12,6 @@ import time
 import numpy as np
 import pytest
 
-
 NO_SOUND = ("it is no sound that can be read", "libsndfile cannot read it")
 """With ffmpeg and without."""
 

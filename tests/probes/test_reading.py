@@ -264,6 +264,17 @@ def test_numpy_reads_the_same_bits(engine, probes, speechlike, monkeypatch):
 
 
 @pytest.mark.skipif(reading._reading is None, reason="built without a C compiler")
+def test_the_compiled_powers_refuse_buffers_that_do_not_fit():
+    gain, x = np.zeros((5, 9), np.float32), np.zeros((5, 9), np.complex64)
+    good = (gain, x, 9, 1, 2, np.zeros((2, 2), np.float32))
+    reading._reading.powers(*good)
+    changes = ((0, gain[:4]), (1, x[:4]), (2, 8), (2, 0), (3, -1), (4, 0), (5, good[5][:1]))
+    for place, wrong in changes:
+        with pytest.raises(ValueError, match="do not fit"):
+            reading._reading.powers(*good[:place], wrong, *good[place + 1 :])
+
+
+@pytest.mark.skipif(reading._reading is None, reason="built without a C compiler")
 def test_the_compiled_reading_refuses_buffers_that_do_not_fit():
     gates, features = np.zeros((4, 30), np.uint8), np.arange(5, dtype=np.int32)
     weights, running = np.zeros((5, 16), np.int32), np.zeros((5, 16), np.uint32)
@@ -304,6 +315,8 @@ def test_powers_are_what_the_gain_keeps_and_removes(monkeypatch, compiled):
     for row in range(9):  # the same bits however the recording is cut
         assert np.array_equal(powers(gain[row : row + 1], x[row : row + 1])[0], found[row])
     assert powers(gain[:0], x[:0]).shape == (0, 2)
+    for first in (0, 3, 11):
+        assert np.array_equal(powers(gain, x, first, 4), found[first::4])
 
 
 def test_ratio_of_kept_to_removed():
@@ -332,5 +345,5 @@ def test_snr_of_a_recording_comes_from_the_gain(engine, speechlike, tmp_path):
     assert found.segments, "the random probe hears none"
     gain, _, spectrum = (np.concatenate(part) for part in zip(*seen, strict=True))
     spoken = np.isfinite(found.tracks["snr_input_db"])
-    ratio = kept_to_removed_db(powers(gain, spectrum), spoken)
+    ratio = kept_to_removed_db(powers(gain, spectrum)[::4], spoken[::4])
     assert found.values["snr_input_db"] == pytest.approx(1 + 0.5 * ratio)

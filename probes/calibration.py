@@ -21,7 +21,7 @@ from . import fitting, targets
 from .data import LabelledStream
 from .features import Features
 from .fitting import Linear, Task
-from .reading import HOP_S, POWERS_EVERY, kept_to_removed_db, segments
+from .reading import HOP_S, kept_to_removed_db, segments
 
 __all__ = ["Heard", "clean_from", "evidence", "heard_speech", "recording_snr", "snr_from_gain"]
 
@@ -137,7 +137,7 @@ def _kept_to_removed(split: Heard) -> tuple[Float64, Float64, NDArray[np.bool_]]
     powers = split.powers.block(0, len(scene))
     said = np.full(len(found), np.nan)
     for i, part in enumerate(found):
-        frames = np.sort(frames_of[scene[part[0]]])[::POWERS_EVERY]
+        frames = np.sort(frames_of[scene[part[0]]])
         ratio = kept_to_removed_db(powers[frames], split.spoken[frames])
         said[i] = np.nan if ratio is None else ratio
     heard = np.isfinite(said)

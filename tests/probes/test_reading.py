@@ -333,17 +333,22 @@ def test_ratio_of_kept_to_removed():
     assert kept_to_removed_db(np.zeros((100, 2), np.float32), spoken) is None
 
 
-def test_snr_of_a_recording_comes_from_the_gain(engine, speechlike, tmp_path):
+@pytest.mark.parametrize("long", [False, True])
+def test_snr_of_a_recording_comes_from_the_gain(engine, speechlike, tmp_path, long):
     path = tmp_path / "p.safetensors"
     write(path, engine, snr_from_gain={"slope": 0.5, "offset": 1.0})
     probes, seen = load_probes(path), []
     reader = ProbeReader(probes, engine, SegmentRule(min_confidence=0.0))
     stream = Stream(engine, listener=lambda *heard: (reader(*heard), seen.append(heard)))
-    stream.feed(speechlike)
+    sound = np.tile(speechlike, 8) if long else speechlike
+    for part in np.split(sound, range(1000, len(sound), 7777)):
+        stream.feed(part)
     stream.flush()
     found = reader.finish()
+    assert (found.frames > reading.POWERS_HEAD) == long
+    every = reading.POWERS_EVERY if long else 1
     assert found.segments, "the random probe hears none"
     gain, _, spectrum = (np.concatenate(part) for part in zip(*seen, strict=True))
     spoken = np.isfinite(found.tracks["snr_input_db"])
-    ratio = kept_to_removed_db(powers(gain, spectrum)[::4], spoken[::4])
+    ratio = kept_to_removed_db(powers(gain, spectrum)[::every], spoken[::every])
     assert found.values["snr_input_db"] == pytest.approx(1 + 0.5 * ratio)

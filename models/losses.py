@@ -163,10 +163,13 @@ def utilisation_loss(
     gates : (B, L, I, C) in {0, 1}.
     target : (B, L) in [0, 1].
     in_speech : weight of frames whose target is at least half of the mean one. In speech the net
-        should be free to spend where it helps; that it rests in pauses must be enforced.
+        should be free to spend where it helps; that it rests in pauses must be enforced, and that
+        it does not rest in mixtures so hard that their pauses deserve half of the mean, too.
     mean_weight : weight of the squared distance of the means, which is what a model costs.
     """
     used = gates.mean((2, 3))
-    weight = torch.where(target < 0.5 * target.mean(), 1.0, in_speech)
+    half = 0.5 * target.mean()
+    hard = target.amin(1, keepdim=True) > half
+    weight = torch.where((target < half) | hard, 1.0, in_speech)
     of_frames = (weight * (used - target) ** 2).mean()
     return of_frames + mean_weight * (used.mean() - target.mean()) ** 2

@@ -97,7 +97,7 @@ def test_utilisation_loss_is_zero_on_target():
     assert utilisation_loss(gates, torch.full((2, 10), 0.25)).item() == 0
     half = torch.full((2, 10), 0.5)
     assert math.isclose(utilisation_loss(gates, half, 1.0, 0.0).item(), 0.0625)
-    assert math.isclose(utilisation_loss(gates, half, 0.0, 2.0).item(), 2 * 0.0625)
+    assert math.isclose(utilisation_loss(gates, half, 0.0, 2.0).item(), 3 * 0.0625)
 
 
 def test_utilisation_is_enforced_in_pauses_more_than_in_speech():
@@ -107,3 +107,12 @@ def test_utilisation_is_enforced_in_pauses_more_than_in_speech():
     target[0, :3] = 0.05  # pauses
     loss = utilisation_loss(gates, target, in_speech=0.2, mean_weight=0.0).item()
     assert math.isclose(loss, (3 * 0.2**2 + 7 * 0.2 * 0.25**2) / 10, rel_tol=1e-5)
+
+
+def test_utilisation_is_enforced_in_all_of_a_hard_mixture():
+    gates = torch.zeros(2, 10, 3, 8)
+    gates[..., :2] = 1
+    target = torch.full((2, 10), 0.4)
+    target[1, :3] = 0.05  # an easy one, which has pauses to rest in
+    loss = utilisation_loss(gates, target, in_speech=0.0, mean_weight=0.0).item()
+    assert math.isclose(loss, (10 * 0.15**2 + 3 * 0.2**2) / 20, rel_tol=1e-5)

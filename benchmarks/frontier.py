@@ -183,7 +183,7 @@ def scores(
     """Mean metrics and average MACs of one network."""
     metrics, gates = [], []
     for clean, noisy in recordings:
-        estimate = enhance(engine, noisy, listener=lambda _, g, __: gates.append(g.mean((1, 2))))
+        estimate = enhance(engine, noisy, listener=lambda _, g, __: gates.append(g))
         metrics.append((pesq_wb(clean, estimate), si_sdr(clean, estimate), stoi(clean, estimate)))
     used = float(np.concatenate(gates).mean()) if engine.gate_shape[1] else None
     pesq, sdr, intelligibility = np.mean(metrics, axis=0)

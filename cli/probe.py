@@ -55,9 +55,9 @@ def probe(
 ) -> None:
     """Say what is in recordings: speech, SNR, SI-SDR, PESQ, noise, gender, F0.
 
-    All of it is estimated from which channels the enhancement network computes; nothing but a
-    --plot is written. Without a form of output: a table. Inputs that fail are told on stderr, and
-    appear in JSON, CSV and RTTM as well.
+    It is estimated from which channels the enhancement network computes; SNR and SI-SDR of a
+    recording from what it removes, below 8 kHz. Nothing but a --plot is written. Without a form of
+    output: a table. Inputs that fail are told on stderr, and appear in JSON, CSV and RTTM as well.
 
     Exit codes: 0 all done, 1 an input failed and the others are done, 2 wrong usage,
     3 an --assert did not hold, 130 interrupted.

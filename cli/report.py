@@ -133,6 +133,8 @@ class Analyst:
             yield say("empty", "it holds no samples")
         elif self._peak == 0:
             yield say("silence", "it is digital silence: nothing to estimate")
+        elif self._probes.get("vad") is None:
+            yield say("no_vad", "these probes do not tell speech: what is said of it is null")
         elif not reading.segments:
             yield say("no_speech", "no speech found: what is said of speech is null")
         if reader.sample_rate < 16000:

@@ -1,11 +1,8 @@
 """From frames to recordings: what may be said of a whole one, and when to say nothing.
 
 evidence      how far a class's log-probabilities, averaged over a recording, are to be trusted
-gain          the SNR of a recording before enhancement, from the ratio of what the gain keeps of
-              the speech to what it removes
-recording     that after enhancement, fitted on means over what the probe of voice activity takes
-              for speech in the stream's scenes, as it is read: the mean of the frames' decibels is
-              several below the ratio of powers that is called the SNR of a recording
+gain          SNR and SI-SDR of a recording, before enhancement and after, from the ratio of what
+              the gain keeps to what it removes
 clean         from which SNR on a recording counts as clean, and no noise is named
 """
 
@@ -20,10 +17,17 @@ from numpy.typing import NDArray
 from . import fitting, targets
 from .data import LabelledStream
 from .features import Features
-from .fitting import Linear, Task
+from .fitting import Linear
 from .reading import HOP_S, kept_to_removed_db, segments
 
-__all__ = ["Heard", "clean_from", "evidence", "heard_speech", "recording_snr", "snr_from_gain"]
+__all__ = [
+    "FROM_GAIN",
+    "Heard",
+    "clean_from",
+    "evidence",
+    "from_gain",
+    "heard_speech",
+]
 
 Float64 = NDArray[np.float64]
 
@@ -37,7 +41,6 @@ class Heard(NamedTuple):
     spoken: NDArray[np.bool_]  # frames that are heard as speech: `heard_speech`
 
 
-_SNR_L2 = (100.0, 300.0, 1000.0)
 _CLEAN_DB = 35.0
 """SNR given to a scene without noise: linear probes cannot reach much further."""
 _LEAST = 60  # frames of speech in a scene to count
@@ -85,136 +88,58 @@ def heard_speech(stream: LabelledStream, features: Features, vad: Linear) -> NDA
     return spoken
 
 
-def _truths(
-    stream: LabelledStream, target: str
-) -> tuple[list[NDArray[np.int64]], Float64, NDArray[np.bool_]]:
-    """Of each scene: its frames with speech, their SNR in dB, and whether there is noise."""
-    rows, y = fitting.truth(stream, Task(target, "value", "speech"))
-    power = np.zeros(stream.frames)
-    size = 4096 * targets.HOP
-    for start in range(0, len(stream.clean), size):  # margins do not matter for a scene's mean
-        part = np.square(targets.frame_rms(stream.clean[start : start + size] / np.float32(32768)))
-        first = start // targets.HOP
-        power[first : first + len(part)] = part[: len(power) - first]
-    found = groups(stream, "scene", rows, _LEAST)
-    ratios, noisy = np.zeros(len(found)), np.zeros(len(found), np.bool_)
-    for i, frames in enumerate(found):
-        noise = (power[frames] / 10 ** (y[frames].astype(np.float64) / 10)).sum()
-        ratios[i] = 10 * np.log10(max(power[frames].sum(), 1e-20) / max(noise, 1e-20))
-        noisy[i] = stream.labels["noisy"][frames[0]] > 0
-    return found, np.minimum(ratios, _CLEAN_DB), noisy
-
-
-def _scenes(
-    split: Heard, columns: NDArray[np.int64], target: str
-) -> tuple[Float64, Float64, NDArray[np.bool_]]:
-    """Mean features over what is heard as speech, SNR in dB, and whether there is noise: a scene.
-
-    The SNR is over the frames that hold speech indeed.
-    """
-    found, ratios, noisy = _truths(split.stream, target)
-    scene = split.stream.labels["scene"]
-    number = np.full(int(scene.max(initial=-1)) + 1, -1)
-    for i, frames in enumerate(found):
-        number[scene[frames[0]]] = i
-    scene = np.where(split.spoken & (scene >= 0), number[scene], -1)
-    total, count = np.zeros((len(found), len(columns))), np.zeros(len(found))
-    for place, x in split.masks.blocks(columns):
-        mine = scene[place]
-        for i in np.unique(mine[mine >= 0]):
-            total[i] += x[mine == i].sum(axis=0, dtype=np.float64)
-            count[i] += (mine == i).sum()
-    enough = count >= _LEAST / 3
-    return total[enough] / count[enough][:, None], ratios[enough], noisy[enough]
-
-
-def _kept_to_removed(split: Heard) -> tuple[Float64, Float64, NDArray[np.bool_]]:
-    """What the gain says of a scene's SNR, in dB, the SNR, and whether there is noise: a scene."""
-    found, ratios, noisy = _truths(split.stream, "snr_input_db")
-    scene = split.stream.labels["scene"]
-    every = np.ones(len(scene), np.bool_)
-    frames_of = {scene[f[0]]: f for f in groups(split.stream, "scene", every, 1)}
+def _kept_to_removed(split: Heard, target: str) -> tuple[Float64, Float64, NDArray[np.bool_]]:
+    """Of each scene with speech: what the gain says, what is true, and whether there is noise."""
+    stream, scene = split.stream, split.stream.labels["scene"]
+    known = stream.targets
+    if target in ("snr_input_db", "si_sdr_input_db"):
+        noisy_samples = stream.clean.astype(np.int32) + stream.noise
+        names = ("scene_snr_input_db", "scene_si_sdr_input_db")
+        known = dict(zip(names, targets.of_scenes(stream.clean, noisy_samples, scene), strict=True))
+    truth = known[f"scene_{target}"]
+    vad = np.asarray(stream.targets["vad"], np.bool_)
     powers = split.powers.block(0, len(scene))
-    said = np.full(len(found), np.nan)
-    for i, part in enumerate(found):
-        frames = np.sort(frames_of[scene[part[0]]])
-        ratio = kept_to_removed_db(powers[frames], split.spoken[frames])
-        said[i] = np.nan if ratio is None else ratio
-    heard = np.isfinite(said)
-    return said[heard], ratios[heard], noisy[heard]
+    said, true, noisy = [], [], []
+    for frames in groups(stream, "scene", np.ones(len(scene), np.bool_), 1):
+        frames = np.sort(frames)
+        whole = target.startswith("si_sdr")
+        ratio = kept_to_removed_db(powers[frames], split.spoken[frames], whole)
+        if ratio is not None and vad[frames].sum() >= _LEAST and np.isfinite(truth[frames[0]]):
+            said.append(ratio)
+            true.append(min(float(truth[frames[0]]), _CLEAN_DB))
+            noisy.append(bool(stream.labels["noisy"][frames[0]] > 0))
+    return np.array(said), np.array(true), np.array(noisy, np.bool_)
 
 
-def snr_from_gain(
-    train: Heard, others: dict[str, Heard]
+FROM_GAIN = ("snr_input_db", "si_sdr_input_db", "snr_enhanced_db", "si_sdr_enhanced_db")
+"""What is said of a recording as a whole from the gain."""
+
+
+def from_gain(
+    train: Heard, others: dict[str, Heard], target: str
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]] | None:
-    """SNR of a recording = offset + slope * (kept to removed, in dB).
+    """Value of a recording = offset + slope * (kept to removed, in dB).
+
+    Parameters
+    ----------
+    train : to fit on.
+    others : to score on as well, by name.
+    target : of `FROM_GAIN`.
 
     Returns
     -------
     ``{"slope", "offset"}`` of least squares over noisy scenes, and its scores by split; None with
     fewer than 20 of them.
     """
-    x, y, noisy = _kept_to_removed(train)
+    x, y, noisy = _kept_to_removed(train, target)
     if noisy.sum() < 20:
         return None
     slope, offset = np.polyfit(x[noisy], y[noisy], 1).tolist()
     scores = {}
     for name, split in {"train": train, **others}.items():
-        x, y, noisy = _kept_to_removed(split)
+        x, y, noisy = _kept_to_removed(split, target)
         scores[name] = _errors(offset + slope * x, y, noisy)
     return {"slope": slope, "offset": offset}, scores
-
-
-def recording_snr(
-    train: Heard,
-    valid: Heard | None,
-    target: str,
-    columns: NDArray[np.int64],
-) -> tuple[Linear, dict[str, dict[str, float]]] | None:
-    """A probe of the SNR of a whole recording, to be averaged over its frames with speech.
-
-    Parameters
-    ----------
-    target : of the frames.
-    columns : gates to read.
-
-    Returns
-    -------
-    Linear named ``recording_...`` and its scores over scenes; None with fewer than 20 scenes.
-    """
-    x, y, noisy = _scenes(train, columns, target)
-    if len(y) < 20:
-        return None
-    task = Task(f"recording_{target}", "value", "speech", limits=(-50.0, 60.0))
-    mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
-    z = (x - mean) / std
-    held = _scenes(valid, columns, target) if valid is not None else None
-    best: Linear | None = None
-    least = np.inf
-    scores: dict[str, dict[str, float]] = {}
-    for l2 in _SNR_L2:
-        w = np.linalg.solve(z.T @ z + l2 * np.eye(len(columns)), z.T @ (y - y.mean())) / std
-        bias = np.array([y.mean() - mean @ w])
-        model = Linear(task, columns, w[:, None], bias, l2=l2)
-        if held is None or not held[2].any():
-            best = model
-            break
-        found = _scored(model, *held)
-        if found["mae"] < least:
-            best, least = model, found["mae"]
-            scores = {"train": _scored(model, x, y, noisy), "valid": found}
-    assert best is not None
-    return best, scores
-
-
-def score_recordings(split: Heard, model: Linear) -> dict[str, float]:
-    """Errors over the noisy scenes of a stream."""
-    target = model.task.name.removeprefix("recording_")
-    return _scored(model, *_scenes(split, model.columns, target))
-
-
-def _scored(model: Linear, x: Float64, y: Float64, noisy: NDArray[np.bool_]) -> dict[str, float]:
-    return _errors((x @ model.weights)[:, 0] + model.bias[0], y, noisy)
 
 
 def _errors(estimate: Float64, y: Float64, noisy: NDArray[np.bool_]) -> dict[str, float]:
@@ -238,11 +163,11 @@ def clean_from(splits: Sequence[Heard], line: dict[str, float]) -> float | None:
     Parameters
     ----------
     splits : to choose on.
-    line : of `snr_from_gain`.
+    line : of `from_gain` for "snr_input_db".
     """
     estimates, clean, hard = [], [], []
     for split in splits:
-        x, y, noisy = _kept_to_removed(split)
+        x, y, noisy = _kept_to_removed(split, "snr_input_db")
         estimates.append(line["offset"] + line["slope"] * x)
         clean.append(~noisy)
         hard.append(noisy & (y < 15))

@@ -434,8 +434,11 @@ def build_stream(
 def enhanced_targets(
     stream: LabelledStream, engine: Engine, *, jobs: int = 1, say: Say = lambda text: None
 ) -> None:
-    """Add ``snr_enhanced_db``, ``si_sdr_enhanced_db``, ``pesq_enhanced``; cached by model."""
-    place = stream.folder / f"enhanced-{engine.sha256[:16]}.npz"
+    """Add ``snr_enhanced_db``, ``si_sdr_enhanced_db``, ``pesq_enhanced``; cached by model.
+
+    And ``scene_snr_enhanced_db`` and ``scene_si_sdr_enhanced_db``, of scenes as a whole.
+    """
+    place = stream.folder / f"enhanced-{engine.sha256[:16]}-3.npz"
     if not place.is_file():
         clean, noisy = stream.whole()
         say("enhancing")
@@ -445,6 +448,8 @@ def enhanced_targets(
             "snr_enhanced_db": targets.snr(clean, enhanced - clean),
             "si_sdr_enhanced_db": targets.si_sdr_track(clean, enhanced),
         }
+        whole = targets.of_scenes(clean, enhanced, stream.labels["scene"])
+        found["scene_snr_enhanced_db"], found["scene_si_sdr_enhanced_db"] = whole
         say("enhanced: PESQ")
         found["pesq_enhanced"] = _pesq(stream, clean, enhanced, jobs)
         _save(place, found)

@@ -264,7 +264,7 @@ def fit_probes(
         "skipped": skipped,
         "recordings": {},
         "clean_from_db": None,
-        "snr_from_gain": None,
+        "from_gain": {},
         "experiments": {m.task.name: scores[m.task.name] for m in models if m.task.experiment},
         "versions": {
             "python": platform.python_version(),
@@ -293,11 +293,7 @@ def fit_probes(
             for name, split in (("train", train), ("valid", valid), ("held_out", held_out))
             if split is not None
         }
-        names = {model.task.name for model in product}
-        if "snr_enhanced_db" in names:
-            product += _of_recordings(heard, "snr_enhanced_db", columns, header)
-        if "snr_input_db" in names:
-            _from_gain(heard, header)
+        _from_gain(heard, {model.task.name for model in product}, header)
     for model in product:
         task = model.task
         probes.append(
@@ -359,32 +355,19 @@ def _confusion(split: Split, model: Linear) -> NDArray[np.int64]:
     return matrix
 
 
-def _of_recordings(
-    heard: dict[str, calibration.Heard],
-    target: str,
-    columns: NDArray[np.int64],
-    header: dict[str, Any],
-) -> list[Linear]:
-    """The SNR probe of whole recordings beside that of frames; notes its scores in the header."""
-    found = calibration.recording_snr(heard["train"], heard.get("valid"), target, columns)
-    if found is None:
-        return []
-    probe, scores = found
-    if "held_out" in heard:
-        scores["held_out"] = calibration.score_recordings(heard["held_out"], probe)
-    header["recordings"][target] = scores
-    return [probe]
-
-
-def _from_gain(heard: dict[str, calibration.Heard], header: dict[str, Any]) -> None:
-    """The SNR of whole recordings from the gain, and from which on one is clean: in the header."""
+def _from_gain(
+    heard: dict[str, calibration.Heard], names: set[str], header: dict[str, Any]
+) -> None:
+    """SNR and SI-SDR of whole recordings, and from which SNR on one is clean: in the header."""
     others = {name: split for name, split in heard.items() if name != "train"}
-    found = calibration.snr_from_gain(heard["train"], others)
-    if found is None:
-        return
-    header["snr_from_gain"], header["recordings"]["snr_input_db"] = found
-    known = [split for name, split in heard.items() if name != "held_out"]
-    header["clean_from_db"] = calibration.clean_from(known, header["snr_from_gain"])
+    for target in calibration.FROM_GAIN:
+        found = calibration.from_gain(heard["train"], others, target) if target in names else None
+        if found is not None:
+            header["from_gain"][target], header["recordings"][target] = found
+    line = header["from_gain"].get("snr_input_db")
+    if line is not None:
+        known = [split for name, split in heard.items() if name != "held_out"]
+        header["clean_from_db"] = calibration.clean_from(known, line)
 
 
 def _side_by_side(models: Sequence[Linear], count: int) -> tuple[Float64, Float64]:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..audio.metrics import MetricError, package, pesq_wb
+from ..audio.metrics import MetricError, package, pesq_wb, si_sdr
 from ..audio.mixing import active_level
 from ..audio.stft import HOP, SAMPLE_RATE, WINDOW
 
@@ -30,6 +31,7 @@ __all__ = [
     "frame_rms",
     "fundamental",
     "moving_average",
+    "of_scenes",
     "pesq_track",
     "si_sdr_track",
     "snr",
@@ -194,6 +196,36 @@ def si_sdr_track(clean: ArrayLike, estimate: ArrayLike) -> Float32:
         ratio = 10 * np.log10((float(target @ target) + 1e-12) / (float(error @ error) + 1e-12))
         values[k] = np.clip(ratio, *SNR_RANGE_DB)
     return to_frames(values, SI_SDR_SECONDS, len(s) // HOP + 1 if len(s) else 0)
+
+
+def of_scenes(
+    clean: ArrayLike, estimate: ArrayLike, scene: NDArray[np.int32]
+) -> tuple[Float32, Float32]:
+    """SNR and SI-SDR of each scene as a whole, given to all of its frames.
+
+    The SNR is that of the active speech level (`audio.mixing.active_level`) over the error's RMS.
+
+    Parameters
+    ----------
+    clean, estimate : (n,) samples, float or int16.
+    scene : (L,) running number of the scene, -1 outside of any.
+
+    Returns
+    -------
+    (L,) and (L,) dB, NaN without speech.
+    """
+    s, e = np.asarray(clean), np.asarray(estimate)
+    snr_db, si_sdr_db = (np.full(len(scene), np.nan, np.float32) for _ in range(2))
+    edges = np.flatnonzero(np.diff(scene, prepend=-1, append=-1))
+    for first, last in pairwise(edges.tolist()):
+        part = slice(first * HOP, last * HOP)
+        a, b = s[part].astype(np.float64), e[part].astype(np.float64)
+        if scene[first] >= 0 and a.any():
+            error = np.sqrt(np.mean(np.square(b - a)))
+            level = active_level(a.astype(np.float32))
+            snr_db[first:last] = 20 * np.log10((level + 1e-20) / (error + 1e-20))
+            si_sdr_db[first:last] = si_sdr(a, b)
+    return snr_db, si_sdr_db
 
 
 def _pesq_pair(pair: tuple[Float32, Float32]) -> float:

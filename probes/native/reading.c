@@ -211,28 +211,23 @@ CLONES static void keep(const float *gain, const float *spectrum, size_t bins, f
 }
 
 PyDoc_STRVAR(powers_doc,
-             "powers(gain, spectrum, bins, first, every, out)\n\n"
-             "Write the sums over the bins of |M X|^2 and of |(1 - M) X|^2, of the frames first, "
-             "first + every, ...");
+             "powers(gain, spectrum, out)\n\n"
+             "Write the sums over the bins of each frame of |M X|^2 and of |(1 - M) X|^2.");
 
 static PyObject *powers(PyObject *self, PyObject *args) {
     enum { GAIN, SPECTRUM, OUT, BUFFERS };
     Py_buffer in[BUFFERS];
-    Py_ssize_t bins, first, every;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*y*nnnw*", &in[GAIN], &in[SPECTRUM], &bins, &first, &every,
-                          &in[OUT]))
-        return NULL;
-    const Py_ssize_t frames = bins > 0 ? in[GAIN].len / 4 / bins : -1;
-    const int ok = frames >= 0 && first >= 0 && every > 0 && in[GAIN].len == frames * bins * 4 &&
-                   in[SPECTRUM].len == frames * bins * 8 &&
-                   in[OUT].len == (frames > first ? (frames - first - 1) / every + 1 : 0) * 8;
+    if (!PyArg_ParseTuple(args, "y*y*w*", &in[GAIN], &in[SPECTRUM], &in[OUT])) return NULL;
+    const size_t frames = (size_t)in[OUT].len / 8;
+    const size_t bins = frames ? (size_t)in[GAIN].len / 4 / frames : 0;
+    const int ok = (size_t)in[OUT].len == frames * 8 && (size_t)in[GAIN].len == frames * bins * 4 &&
+                   (size_t)in[SPECTRUM].len == frames * bins * 8;
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
-        float *out = in[OUT].buf;
-        for (Py_ssize_t l = first; l < frames; l += every, out += 2)
+        for (size_t l = 0; l < frames; l++)
             keep((const float *)in[GAIN].buf + l * bins,
-                 (const float *)in[SPECTRUM].buf + 2 * l * bins, (size_t)bins, out);
+                 (const float *)in[SPECTRUM].buf + 2 * l * bins, bins, (float *)in[OUT].buf + 2 * l);
         Py_END_ALLOW_THREADS
     } else {
         PyErr_SetString(PyExc_ValueError, "buffers do not fit each other");

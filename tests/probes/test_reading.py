@@ -265,13 +265,19 @@ def test_numpy_reads_the_same_bits(engine, probes, speechlike, monkeypatch):
 
 @pytest.mark.skipif(reading._reading is None, reason="built without a C compiler")
 def test_the_compiled_powers_refuse_buffers_that_do_not_fit():
-    gain, x = np.zeros((5, 9), np.float32), np.zeros((5, 9), np.complex64)
-    good = (gain, x, 9, 1, 2, np.zeros((2, 2), np.float32))
+    good = (np.zeros((5, 9), np.float32), np.zeros((5, 9), np.complex64), np.zeros((5, 2), "f4"))
     reading._reading.powers(*good)
-    changes = ((0, gain[:4]), (1, x[:4]), (2, 8), (2, 0), (3, -1), (4, 0), (5, good[5][:1]))
-    for place, wrong in changes:
+    for place in range(3):
         with pytest.raises(ValueError, match="do not fit"):
-            reading._reading.powers(*good[:place], wrong, *good[place + 1 :])
+            reading._reading.powers(*good[:place], good[place][:4], *good[place + 1 :])
+
+
+def test_no_period_of_a_noise_escapes_the_frames_looked_at():
+    frames = reading._one_in_eight(0, 4096)
+    assert len(frames) == 512
+    assert set(frames % 8) == set(range(8))
+    parts = [reading._one_in_eight(at, at + 37) for at in range(0, 4096, 37)]
+    assert np.array_equal(np.concatenate(parts)[:512], frames)
 
 
 @pytest.mark.skipif(reading._reading is None, reason="built without a C compiler")
@@ -315,8 +321,6 @@ def test_powers_are_what_the_gain_keeps_and_removes(monkeypatch, compiled):
     for row in range(9):  # the same bits however the recording is cut
         assert np.array_equal(powers(gain[row : row + 1], x[row : row + 1])[0], found[row])
     assert powers(gain[:0], x[:0]).shape == (0, 2)
-    for first in (0, 3, 11):
-        assert np.array_equal(powers(gain, x, first, 4), found[first::4])
 
 
 def test_ratio_of_kept_to_removed():
@@ -326,7 +330,9 @@ def test_ratio_of_kept_to_removed():
     spoken[20:60] = True
     p[20:50, 0] = 50.0  # speech, and a pause in it
     assert kept_to_removed_db(p, spoken) == pytest.approx(20, abs=1e-4)
-    p[:20] = p[90:] = 0  # digital silence is no quiet noise
+    # 30 frames with 50 over 100 with 0.5
+    assert kept_to_removed_db(p, spoken, whole=True) == pytest.approx(14.77, abs=0.01)
+    p[:20] = p[90:] = 1e-4  # next to nothing: a gate, no quiet noise
     assert kept_to_removed_db(p, spoken) == pytest.approx(20, abs=1e-4)
     p[:, 1] = 0
     assert kept_to_removed_db(p, spoken) == 80
@@ -336,7 +342,7 @@ def test_ratio_of_kept_to_removed():
 @pytest.mark.parametrize("long", [False, True])
 def test_snr_of_a_recording_comes_from_the_gain(engine, speechlike, tmp_path, long):
     path = tmp_path / "p.safetensors"
-    write(path, engine, snr_from_gain={"slope": 0.5, "offset": 1.0})
+    write(path, engine, from_gain={"snr_input_db": {"slope": 0.5, "offset": 1.0}})
     probes, seen = load_probes(path), []
     reader = ProbeReader(probes, engine, SegmentRule(min_confidence=0.0))
     stream = Stream(engine, listener=lambda *heard: (reader(*heard), seen.append(heard)))
@@ -346,9 +352,9 @@ def test_snr_of_a_recording_comes_from_the_gain(engine, speechlike, tmp_path, lo
     stream.flush()
     found = reader.finish()
     assert (found.frames > reading.POWERS_HEAD) == long
-    every = reading.POWERS_EVERY if long else 1
     assert found.segments, "the random probe hears none"
     gain, _, spectrum = (np.concatenate(part) for part in zip(*seen, strict=True))
     spoken = np.isfinite(found.tracks["snr_input_db"])
-    ratio = kept_to_removed_db(powers(gain, spectrum)[::every], spoken[::every])
+    at = reading._one_in_eight(0, found.frames) if long else slice(None)
+    ratio = kept_to_removed_db(powers(gain, spectrum)[at], spoken[at])
     assert found.values["snr_input_db"] == pytest.approx(1 + 0.5 * ratio)

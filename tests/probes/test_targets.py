@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from dynse.audio.metrics import si_sdr
 from dynse.audio.stft import HOP, frame_count
 from dynse.probes import targets
 
@@ -104,3 +105,20 @@ def test_f0_in_pieces_is_that_of_the_whole(monkeypatch):
     both = (whole > 0) & (pieces > 0)
     assert both.mean() > 0.9
     np.testing.assert_allclose(pieces[both], whole[both], rtol=0.02)
+
+
+def test_snr_and_si_sdr_of_scenes_are_those_of_their_samples():
+    rng = np.random.default_rng(0)
+    clean = (1000 * rng.standard_normal(40 * 256)).astype(np.int16)
+    clean[: 12 * 256] = 0  # a scene without speech
+    noise = (rng.standard_normal(40 * 256) * np.repeat([10, 100], 20 * 256)).astype(np.int16)
+    scene = np.repeat(np.array([0, 1, -1, 2], np.int32), [12, 8, 4, 17])
+    snr_db, si_sdr_db = targets.of_scenes(clean, clean.astype(np.int32) + noise, scene)
+    for found in (snr_db, si_sdr_db):
+        assert np.isnan(found[[0, 11, 20, 23]]).all()
+        assert len(set(found[12:20])) == len(set(found[24:])) == 1
+        assert found[12] == pytest.approx(40, abs=0.5)
+        assert found[24] == pytest.approx(20, abs=0.5)
+    part = slice(24 * 256, None)
+    expected = si_sdr(clean[part], clean[part].astype(int) + noise[part])
+    assert si_sdr_db[24] == pytest.approx(expected, abs=1e-4)

@@ -56,7 +56,7 @@ _MIN_SPEECH_S = 0.25
 _MIN_VOICED = 8
 _PIECE = 1024
 _LANES = 16  # columns are padded to a multiple of it for native/reading.c
-POWERS_HEAD, POWERS_EVERY = 1024, 8
+POWERS_HEAD = 1024
 """The gain is looked at in each of the first frames (16 s), and in one of eight of a recording that
 is longer: of 4 s, all frames give its SNR within 1.3 dB on average, one in eight within 1.8."""
 RATIO_LIMITS = (-50.0, 60.0)
@@ -196,37 +196,43 @@ def _average(
         out[output] += sums * (scale[c] / np.maximum(high - low, 1))
 
 
-def powers(gain: Float32, spectrum: NDArray[np.complex64]) -> Float32:
+def powers(
+    gain: Float32, spectrum: NDArray[np.complex64], begin: int = 0, head: int = 1 << 62
+) -> Float32:
     """What the gain keeps and what it removes.
 
     Parameters
     ----------
     gain : (L, F) suppression mask M in [0, 1].
     spectrum : (L, F) noisy spectrum X.
+    begin : number of the first frame.
+    head : from this frame on, only those of `one_in_eight` are looked at.
 
     Returns
     -------
-    (L, 2) float32: sums over the bins of |M X|^2 and of |(1 - M) X|^2.
+    (n, 2) float32: sums over the bins of |M X|^2 and of |(1 - M) X|^2 in those frames.
     """
-    out = np.empty((len(gain), 2), np.float32)
     if _reading is not None:
+        out = np.empty((len(gain), 2), np.float32)
         gain = np.ascontiguousarray(gain, np.float32)
-        _reading.powers(gain, np.ascontiguousarray(spectrum, np.complex64), out)
-        return out
+        spectrum = np.ascontiguousarray(spectrum, np.complex64)
+        return out[: _reading.powers(gain, spectrum, gain.shape[1], begin, head, out)]
+    at = np.arange(begin, begin + len(gain))
+    at = np.concatenate([at[at < head], one_in_eight(max(begin, head), begin + len(gain))]) - begin
+    gain, spectrum = gain[at], spectrum[at]
     power = spectrum.real**2 + spectrum.imag**2
-    np.einsum("lf,lf,lf->l", gain, gain, power, out=out[:, 0])
-    np.einsum("lf,lf,lf->l", 1 - gain, 1 - gain, power, out=out[:, 1])
-    return out
+    sums = [np.einsum("lf,lf,lf->l", m, m, power) for m in (gain, 1 - gain)]
+    return np.stack(sums, axis=1)
 
 
-def _one_in_eight(first: int, last: int) -> NDArray[np.int64]:
+def one_in_eight(first: int, last: int) -> NDArray[np.int64]:
     """Frames first..last-1 that are looked at in a long recording.
 
     The place within eight moves by five, or a noise that repeats every 128 ms would be heard always
     or never.
     """
-    group = np.arange(first // POWERS_EVERY, -(-last // POWERS_EVERY))
-    frames = POWERS_EVERY * group + 5 * group % POWERS_EVERY
+    group = np.arange(first // 8, -(-last // 8))
+    frames = 8 * group + 5 * group % 8
     chosen: NDArray[np.int64] = frames[(frames >= first) & (frames < last)]
     return chosen
 
@@ -351,8 +357,7 @@ class ProbeReader:
         self._running = np.zeros((_PIECE + 2 * self._reach + 1, self._weights.shape[1]), np.uint32)
         self._open_now = np.zeros(len(self._running) - 1, np.uint16)
         self._opened = [np.zeros(0, np.uint16)]
-        self._head = [np.zeros((0, 2), np.float32)]
-        self._powers: list[Float32] = []
+        self._powers = [np.zeros((0, 2), np.float32)]
         self._heard = 0  # frames
         self._outputs = [np.zeros((len(self._bias), 0))]
         self._base = self._filled = self._done = 0  # frames
@@ -375,12 +380,7 @@ class ProbeReader:
         self, gain: Float32, gates: NDArray[np.uint8], spectrum: NDArray[np.complex64]
     ) -> None:
         """Take (L, 257) gain, (L, I, C) gates and the (L, 257) spectrum: a `Stream` listener."""
-        short = min(max(POWERS_HEAD - self._heard, 0), len(gain))
-        if short:
-            self._head.append(powers(gain[:short], spectrum[:short]))
-        if short < len(gain):
-            at = _one_in_eight(self._heard + short, self._heard + len(gain)) - self._heard
-            self._powers.append(powers(gain[at], spectrum[at]))
+        self._powers.append(powers(gain, spectrum, self._heard, POWERS_HEAD))
         self._heard += len(gain)
         flat = np.ascontiguousarray(gates).reshape(len(gates), self._gates)
         while len(flat):
@@ -414,11 +414,11 @@ class ProbeReader:
     def _from_gain(
         self, line: dict[str, float], spoken: NDArray[np.bool_], whole: bool
     ) -> float | None:
-        looked_at = np.concatenate(self._head)
+        looked_at = np.concatenate(self._powers)
         if len(spoken) > POWERS_HEAD:
-            head = looked_at[_one_in_eight(0, POWERS_HEAD)]
-            looked_at = np.concatenate([head, *self._powers])
-            spoken = spoken[_one_in_eight(0, len(spoken))]
+            head = looked_at[one_in_eight(0, POWERS_HEAD)]
+            looked_at = np.concatenate([head, looked_at[POWERS_HEAD:]])
+            spoken = spoken[one_in_eight(0, len(spoken))]
         ratio = kept_to_removed_db(looked_at, spoken, whole)
         if ratio is None:
             return None

@@ -211,30 +211,36 @@ CLONES static void keep(const float *gain, const float *spectrum, size_t bins, f
 }
 
 PyDoc_STRVAR(powers_doc,
-             "powers(gain, spectrum, out)\n\n"
-             "Write the sums over the bins of each frame of |M X|^2 and of |(1 - M) X|^2.");
+             "powers(gain, spectrum, bins, begin, all, out)\n\n"
+             "Write the sums over the bins of each frame of |M X|^2 and of |(1 - M) X|^2, and return "
+             "of how many frames: of those from begin on, up to all of the recording in each, "
+             "behind it in one of eight; see ../reading.py.");
 
 static PyObject *powers(PyObject *self, PyObject *args) {
     enum { GAIN, SPECTRUM, OUT, BUFFERS };
     Py_buffer in[BUFFERS];
+    Py_ssize_t bins, written = 0;
+    long long begin, all;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*y*w*", &in[GAIN], &in[SPECTRUM], &in[OUT])) return NULL;
-    const size_t frames = (size_t)in[OUT].len / 8;
-    const size_t bins = frames ? (size_t)in[GAIN].len / 4 / frames : 0;
-    const int ok = (size_t)in[OUT].len == frames * 8 && (size_t)in[GAIN].len == frames * bins * 4 &&
-                   (size_t)in[SPECTRUM].len == frames * bins * 8;
+    if (!PyArg_ParseTuple(args, "y*y*nLLw*", &in[GAIN], &in[SPECTRUM], &bins, &begin, &all,
+                          &in[OUT]))
+        return NULL;
+    const Py_ssize_t frames = bins > 0 ? in[GAIN].len / 4 / bins : -1;
+    const int ok = frames >= 0 && begin >= 0 && in[GAIN].len == frames * bins * 4 &&
+                   in[SPECTRUM].len == frames * bins * 8 && in[OUT].len == frames * 8;
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
-        for (size_t l = 0; l < frames; l++)
-            keep((const float *)in[GAIN].buf + l * bins,
-                 (const float *)in[SPECTRUM].buf + 2 * l * bins, bins, (float *)in[OUT].buf + 2 * l);
+        for (Py_ssize_t l = 0; l < frames; l++)
+            if (begin + l < all || (begin + l) % 8 == (begin + l) / 8 * 5 % 8)
+                keep((const float *)in[GAIN].buf + l * bins,
+                     (const float *)in[SPECTRUM].buf + 2 * l * bins, (size_t)bins,
+                     (float *)in[OUT].buf + 2 * written++);
         Py_END_ALLOW_THREADS
     } else {
         PyErr_SetString(PyExc_ValueError, "buffers do not fit each other");
     }
     for (int i = 0; i < BUFFERS; i++) PyBuffer_Release(&in[i]);
-    if (!ok) return NULL;
-    Py_RETURN_NONE;
+    return ok ? PyLong_FromSsize_t(written) : NULL;
 }
 
 static PyMethodDef methods[] = {{"gather", gather, METH_VARARGS, gather_doc},

@@ -265,18 +265,19 @@ def test_numpy_reads_the_same_bits(engine, probes, speechlike, monkeypatch):
 
 @pytest.mark.skipif(reading._reading is None, reason="built without a C compiler")
 def test_the_compiled_powers_refuse_buffers_that_do_not_fit():
-    good = (np.zeros((5, 9), np.float32), np.zeros((5, 9), np.complex64), np.zeros((5, 2), "f4"))
-    reading._reading.powers(*good)
-    for place in range(3):
+    gain, x, out = np.zeros((5, 9), "f4"), np.zeros((5, 9), "c8"), np.zeros((5, 2), "f4")
+    good = (gain, x, 9, 0, 5, out)
+    assert reading._reading.powers(*good) == 5
+    for place, wrong in ((0, gain[:4]), (1, x[:4]), (2, 8), (2, 0), (3, -1), (5, out[:4])):
         with pytest.raises(ValueError, match="do not fit"):
-            reading._reading.powers(*good[:place], good[place][:4], *good[place + 1 :])
+            reading._reading.powers(*good[:place], wrong, *good[place + 1 :])
 
 
 def test_no_period_of_a_noise_escapes_the_frames_looked_at():
-    frames = reading._one_in_eight(0, 4096)
+    frames = reading.one_in_eight(0, 4096)
     assert len(frames) == 512
     assert set(frames % 8) == set(range(8))
-    parts = [reading._one_in_eight(at, at + 37) for at in range(0, 4096, 37)]
+    parts = [reading.one_in_eight(at, at + 37) for at in range(0, 4096, 37)]
     assert np.array_equal(np.concatenate(parts)[:512], frames)
 
 
@@ -321,6 +322,10 @@ def test_powers_are_what_the_gain_keeps_and_removes(monkeypatch, compiled):
     for row in range(9):  # the same bits however the recording is cut
         assert np.array_equal(powers(gain[row : row + 1], x[row : row + 1])[0], found[row])
     assert powers(gain[:0], x[:0]).shape == (0, 2)
+    for begin, head in ((0, 3), (5, 9), (20, 9)):
+        at = np.arange(begin, begin + 9)
+        looked_at = (at < head) | (at % 8 == 5 * (at // 8) % 8)
+        np.testing.assert_array_equal(powers(gain, x, begin, head), found[looked_at])
 
 
 def test_ratio_of_kept_to_removed():
@@ -355,6 +360,6 @@ def test_snr_of_a_recording_comes_from_the_gain(engine, speechlike, tmp_path, lo
     assert found.segments, "the random probe hears none"
     gain, _, spectrum = (np.concatenate(part) for part in zip(*seen, strict=True))
     spoken = np.isfinite(found.tracks["snr_input_db"])
-    at = reading._one_in_eight(0, found.frames) if long else slice(None)
+    at = reading.one_in_eight(0, found.frames) if long else slice(None)
     ratio = kept_to_removed_db(powers(gain, spectrum)[at], spoken[at])
     assert found.values["snr_input_db"] == pytest.approx(1 + 0.5 * ratio)

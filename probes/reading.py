@@ -411,19 +411,25 @@ class ProbeReader:
 
     __call__ = update
 
-    def _from_gain(
-        self, line: dict[str, float], spoken: NDArray[np.bool_], whole: bool
-    ) -> float | None:
+    def _from_gain(self, spoken: NDArray[np.bool_]) -> dict[str, float | None]:
+        """SNR and SI-SDR of the recording, where the probes file has what they are read by."""
+        lines = self.probes.header.get("from_gain") or {}
+        if not lines:
+            return {}
         looked_at = np.concatenate(self._powers)
         if len(spoken) > POWERS_HEAD:
             head = looked_at[one_in_eight(0, POWERS_HEAD)]
             looked_at = np.concatenate([head, looked_at[POWERS_HEAD:]])
             spoken = spoken[one_in_eight(0, len(spoken))]
-        ratio = kept_to_removed_db(looked_at, spoken, whole)
-        if ratio is None:
-            return None
-        low, high = RATIO_LIMITS
-        return min(max(line["offset"] + line["slope"] * ratio, low), high)
+        ratios = [kept_to_removed_db(looked_at, spoken, whole) for whole in (False, True)]
+        found: dict[str, float | None] = {}
+        for name, line in lines.items():
+            ratio = ratios[name.startswith("si_sdr")]
+            found[name] = None
+            if ratio is not None:
+                value = line["offset"] + line["slope"] * ratio
+                found[name] = min(max(value, RATIO_LIMITS[0]), RATIO_LIMITS[1])
+        return found
 
     def finish(self, duration_s: float | None = None, silent: bool = False) -> Reading:
         """Sum up all frames heard.
@@ -483,9 +489,9 @@ class ProbeReader:
             if not name.startswith("recording_"):
                 only = known.get(probe.rows) if name.startswith(("snr", "si_sdr")) else None
                 tracks[name] = partial(_value_track, probe, out[0], only)
-        for name, line in self.probes.header.get("from_gain", {}).items():
+        for name, said_by_gain in self._from_gain(spoken).items():
             if values.get(name) is not None:
-                values[name] = self._from_gain(line, spoken, whole=name.startswith("si_sdr"))
+                values[name] = said_by_gain
         level = values.get("snr_input_db")
         clean_from = self.probes.header.get("clean_from_db") or _CLEAN_SNR_DB
         if silent or (level is not None and level >= clean_from):

@@ -22,49 +22,39 @@
 #define CLONES
 #endif
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-static uint64_t pack(const uint8_t *gates) { /* 64 gates in {0, 1} -> bits */
-    uint64_t word = 0;
-    for (int i = 0; i < 4; i++) {
-        const __m128i bytes = _mm_loadu_si128((const __m128i *)(gates + 16 * i));
-        word |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_slli_epi16(bytes, 7)) << 16 * i;
-    }
-    return word;
-}
-#else
-static uint64_t pack(const uint8_t *gates) {
-    uint64_t word = 0;
-    for (int i = 0; i < 64; i++) word |= (uint64_t)(gates[i] & 1) << i;
-    return word;
-}
-#endif
-
 typedef uint32_t Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* Few gates turn from one frame to the next, so sums are those of the frame before and a few
- * rows. `row` says which weights a gate has, `reads` which gates have any. Returns how many are
- * open. */
-CLONES static int turn(const uint8_t *gates, size_t n, const uint64_t *reads, const uint16_t *row,
-                       const uint32_t *weights, size_t width, uint64_t *before, uint32_t *sums) {
-    int open = 0;
-    for (size_t at = 0; at < n; at += 64) {
-        uint8_t padded[64] = {0};
-        if (n - at < 64) memcpy(padded, gates + at, n - at);
-        const uint64_t now = pack(n - at < 64 ? padded : gates + at);
-        uint64_t turned = (now ^ before[at / 64]) & reads[at / 64];
-        before[at / 64] = now;
-        open += __builtin_popcountll(now);
+/* Few gates turn from one frame to the next, so sums are those of the frame before and a few rows
+ * of weights. `before` has the bits of the gates that are read. */
+CLONES static void turn(const uint8_t *gates, const int32_t *features, size_t count,
+                        const uint32_t *weights, size_t width, uint64_t *before, uint32_t *sums) {
+    for (size_t at = 0; at < count; at += 64, before++) {
+        const size_t n = count - at < 64 ? count - at : 64;
+        uint64_t now = 0;
+        for (size_t k = 0; k < n; k++) now |= (uint64_t)gates[features[at + k]] << k;
+        uint64_t turned = now ^ *before;
+        *before = now;
         for (; turned; turned &= turned - 1) {
-            const int bit = __builtin_ctzll(turned);
-            const Vector *w = (const Vector *)(weights + row[at + (size_t)bit] * width);
-            Vector *sum = (Vector *)sums;
-            if (now >> bit & 1)
-                for (size_t c = 0; c < width / LANES; c++) sum[c] += w[c];
-            else
-                for (size_t c = 0; c < width / LANES; c++) sum[c] -= w[c];
+            const int k = __builtin_ctzll(turned);
+            const Vector *w = (const Vector *)(weights + (at + (size_t)k) * width);
+            const Vector sign = (uint32_t)(now >> k & 1) - 1u - (Vector){0};
+            for (size_t c = 0; c < width / LANES; c++)
+                ((Vector *)sums)[c] += (w[c] ^ sign) - sign; /* w or -w: which, cannot be foreseen */
         }
     }
+}
+
+typedef uint8_t Bytes __attribute__((vector_size(64), aligned(1), may_alias));
+
+CLONES static uint32_t open_gates(const uint8_t *gates, size_t n) {
+    uint32_t open = 0;
+    while (n >= 64) { /* as bytes, as long as those hold the sums */
+        Bytes sums = {0};
+        for (int k = 0; k < 255 && n >= 64; k++, n -= 64, gates += 64)
+            sums += *(const Bytes *)gates;
+        for (int i = 0; i < 64; i++) open += sums[i];
+    }
+    for (size_t i = 0; i < n; i++) open += gates[i];
     return open;
 }
 
@@ -103,15 +93,10 @@ static PyObject *gather(PyObject *self, PyObject *args) {
              (size_t)in[RUNNING].len == (frames + 1) * width * 4 &&
              (size_t)in[GATES].len == frames * gates &&
              (size_t)in[WEIGHTS].len == count * width * 4;
-    uint64_t reads[MAX_GATES / 64] = {0}, before[MAX_GATES / 64] = {0};
-    uint16_t row[MAX_GATES];
-    for (size_t k = 0; ok && frames && k < count; k++) {
-        ok = features[k] >= 0 && (size_t)features[k] < gates &&
-             !(reads[features[k] / 64] >> features[k] % 64 & 1); /* each gate once */
-        if (!ok) break;
-        reads[features[k] / 64] |= (uint64_t)1 << features[k] % 64;
-        row[features[k]] = (uint16_t)k;
-    }
+    uint64_t before[MAX_GATES / 64] = {0};
+    ok = ok && (count <= gates || !frames); /* so that they have room */
+    for (size_t k = 0; ok && frames && k < count; k++)
+        ok = features[k] >= 0 && (size_t)features[k] < gates;
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
         uint32_t sums[MAX_COLUMNS];
@@ -119,8 +104,8 @@ static PyObject *gather(PyObject *self, PyObject *args) {
         for (size_t l = 0; l < frames; l++) {
             const uint8_t *frame = (const uint8_t *)in[GATES].buf + l * gates;
             uint32_t *running = (uint32_t *)in[RUNNING].buf + l * width;
-            ((uint16_t *)in[OPENED].buf)[l] = (uint16_t)turn(frame, gates, reads, row,
-                                                             in[WEIGHTS].buf, width, before, sums);
+            ((uint16_t *)in[OPENED].buf)[l] = (uint16_t)open_gates(frame, gates);
+            turn(frame, features, count, in[WEIGHTS].buf, width, before, sums);
             add(running, sums, width, running + width);
         }
         Py_END_ALLOW_THREADS

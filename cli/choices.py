@@ -92,7 +92,7 @@ def check_fields(option: str, conditions: Sequence[Condition], probes: Probes) -
             if field in own and own[field].kind != "class":
                 raise refuse(condition, f"{field} is a number, {word!r} is not")
             name = {"noise": "category"}.get(field, field)
-            fitted = [p for p in probes.probes if p.name.removeprefix("recording_") == name]
+            fitted = [p for p in probes.probes if p.name == name]
             fitted += [own[field]] if field in own else []
             known = {label for probe in fitted for label in probe.classes}
             if known and word not in known:

@@ -207,7 +207,7 @@ def own_probes(probes: Probes) -> list[Probe]:
     from ..probes.probe_file import BUILT_IN
 
     # The probe of a whole recording speaks under the name of that of its frames.
-    return [p for p in probes.probes if p.name.removeprefix("recording_") not in BUILT_IN]
+    return [p for p in probes.probes if p.name not in BUILT_IN]
 
 
 def own_columns(probes: Probes) -> tuple[str, ...]:

@@ -465,12 +465,18 @@ class ProbeReader:
         tracks: dict[str, Callable[[], Float32]] = {
             "utilisation": lambda: (opened / max(self._gates, 1)).astype(np.float32)
         }
+        by_gain = self._from_gain(spoken)
         for probe in self.probes.probes:
             name, out = probe.name, outputs[probe.name]
             if probe.kind == "flag":
                 tracks[name] = partial(np.asarray, flags[name], np.float32)
                 continue
             said = bool(count) and not silent if probe.rows == "all" else enough
+            only = known.get(probe.rows) if name.startswith(("snr", "si_sdr")) else None
+            if name in by_gain:
+                values[name] = by_gain[name] if said else None
+                tracks[name] = partial(_value_track, probe, out[0], only)
+                continue
             heard = out if probe.rows == "all" else out.take(rows[probe.rows], axis=1)
             if probe.kind == "class":
                 tracks[name] = partial(_class_track, out)
@@ -484,14 +490,8 @@ class ProbeReader:
                 for part, value in zip(("median", "p10", "p90"), percentiles, strict=True):
                     values[f"f0_{part}"] = value
                 continue
-            value = float(heard.mean()) if said and heard.size else None
-            values[name.removeprefix("recording_")] = value
-            if not name.startswith("recording_"):
-                only = known.get(probe.rows) if name.startswith(("snr", "si_sdr")) else None
-                tracks[name] = partial(_value_track, probe, out[0], only)
-        for name, said_by_gain in self._from_gain(spoken).items():
-            if values.get(name) is not None:
-                values[name] = said_by_gain
+            values[name] = float(heard.mean()) if said and heard.size else None
+            tracks[name] = partial(_value_track, probe, out[0], only)
         level = values.get("snr_input_db")
         clean_from = self.probes.header.get("clean_from_db") or _CLEAN_SNR_DB
         if silent or (level is not None and level >= clean_from):

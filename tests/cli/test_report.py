@@ -158,7 +158,7 @@ def test_table(monkeypatch):
 
 
 def test_custom_holds_only_what_users_added():
-    names = ["snr_input_db", "recording_snr_input_db", "vad", "roughness"]
+    names = ["snr_input_db", "vad", "roughness"]
     probes = SimpleNamespace(probes=[Probe(name, "value") for name in names])
     reading = SimpleNamespace(values={"snr_input_db": 3.0, "roughness": 0.5})
     assert reports._custom(reading, probes) == {"roughness": 0.5}

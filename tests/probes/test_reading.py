@@ -160,20 +160,6 @@ def test_what_is_not_to_be_named_is_null(engine, tmp_path, speechlike):
     assert labels == ["b", None, "b"]
 
 
-def test_the_snr_of_a_recording_has_its_own_probe(engine, tmp_path, speechlike):
-    rng = np.random.default_rng(1)
-    kinds = [Probe("vad", "flag"), Probe("snr_input_db", "value", rows="speech", first=1)]
-    kinds.append(Probe("recording_snr_input_db", "value", rows="speech", first=2))
-    header = {"name": "two", "model": {"name": engine.name, "sha256": engine.sha256}}
-    weights, bias = rng.standard_normal((40, 3)), np.array([3.0, 5.0, 40.0])
-    save_probes(tmp_path / "p", header, kinds, np.arange(40), weights, bias)
-    found = read(engine, load_probes(tmp_path / "p"), speechlike)
-    assert set(found.values) == {"snr_input_db"}
-    assert "recording_snr_input_db" not in found.tracks
-    mean = float(np.nanmean(found.tracks["snr_input_db"]))
-    assert abs(found.values["snr_input_db"] - mean) > 5
-
-
 def test_probes_of_another_model_are_refused(engine, tmp_path):
     other = type("Other", (), {"name": "other", "sha256": "f" * 64, "gate_shape": (6, 40)})
     write(tmp_path / "p", other)

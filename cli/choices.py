@@ -66,8 +66,22 @@ def parse_conditions(option: str, texts: Sequence[str]) -> list[Condition]:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
+_PROBE_OF = {
+    "speech_ratio": "vad", "segments": "vad", "noise": "category", "gender": "gender",
+    "f0_median_hz": "f0_hz", "f0_p10_hz": "f0_hz", "f0_p90_hz": "f0_hz",
+    **{
+        name: name
+        for name in (
+            "snr_input_db", "snr_enhanced_db", "si_sdr_input_db", "si_sdr_enhanced_db",
+            "pesq_input", "pesq_enhanced",
+        )
+    },
+}  # fmt: skip
+"""Field of a condition -> the probe that it is read by."""
+
+
 def check_fields(option: str, conditions: Sequence[Condition], probes: Probes) -> None:
-    """Refuse a comparison with a word that the probes never say, or of a column they have not.
+    """Refuse a comparison with a word that the probes never say, or of what they do not tell.
 
     Raises
     ------
@@ -82,6 +96,9 @@ def check_fields(option: str, conditions: Sequence[Condition], probes: Probes) -
 
     for condition in conditions:
         for field in condition.fields:
+            needed = _PROBE_OF.get(field)
+            if needed is not None and not any(p.name == needed for p in probes.probes):
+                raise refuse(condition, f"the probes given do not tell {field}")
             if field.startswith(CUSTOM) and field not in own:
                 there = f"; known are {', '.join(own)}" if own else ", which have none of one's own"
                 raise refuse(condition, f"{field} is no field of the probes{there}")

@@ -105,11 +105,19 @@ def test_a_word_that_the_probes_never_say_is_wrong_usage():
     probes = SimpleNamespace(
         probes=[SimpleNamespace(name=name, classes=classes[name]) for name in classes]
     )
+    probes.probes.append(SimpleNamespace(name="snr_input_db", classes=()))
     fine = [Condition("noise==street or not gender!='male' or noise==null")]
     check_fields("--only-if", fine, probes)
     with pytest.raises(typer.BadParameter, match=r"'bable' is no noise .* office, street"):
         check_fields("--only-if", [*fine, Condition("snr_db<3 or noise==bable")], probes)
-    check_fields("--only-if", [Condition("noise==bable")], SimpleNamespace(probes=[]))
+
+
+@pytest.mark.parametrize("text", ["noise==street", "snr_db<3", "not speech_ratio>0", "f0_hz>9"])
+def test_what_the_probes_do_not_tell_is_wrong_usage(text):
+    probes = SimpleNamespace(probes=[Probe("rate", "value")])
+    with pytest.raises(typer.BadParameter, match="the probes given do not tell"):
+        check_fields("--only-if", [Condition(text)], probes)
+    check_fields("--only-if", [Condition("duration_s>1 and custom.rate<2")], probes)
 
 
 def test_fields_of_ones_own_must_be_in_the_probes():

@@ -251,7 +251,13 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynse"
 
 
-def _read(path: Path) -> NDArray[np.int16]:
+def read_mono(path: Path) -> NDArray[np.float32]:
+    """A recording as (n,) float32 at 16 kHz, channels averaged.
+
+    Raises
+    ------
+    UnreadableError
+    """
     try:
         x, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
@@ -259,8 +265,12 @@ def _read(path: Path) -> NDArray[np.int16]:
     mono = x.mean(axis=1)
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE)
-    whole: NDArray[np.int16] = np.round(np.clip(mono * 32768.0, -32768, 32767)).astype(np.int16)
-    return whole
+    return np.asarray(mono, np.float32)
+
+
+def _int16(path: Path) -> NDArray[np.int16]:
+    x: NDArray[np.int16] = np.round(np.clip(read_mono(path) * 32768, -32768, 32767)).astype("i2")
+    return x
 
 
 def _decode(data: Path, paths: list[str], cache: Path, index: Path) -> None:
@@ -268,7 +278,7 @@ def _decode(data: Path, paths: list[str], cache: Path, index: Path) -> None:
     parts: list[NDArray[np.int16]] = []
     start = 0
     with ThreadPoolExecutor() as threads:
-        for path, x in zip(paths, threads.map(_read, [data / p for p in paths]), strict=True):
+        for path, x in zip(paths, threads.map(_int16, [data / p for p in paths]), strict=True):
             parts.append(x)
             places[path] = (start, len(x))
             start += len(x)

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from dynse.audio.mixing import active_level, mix_at_snr
-from dynse.audio.stft import analyse
+from dynse.audio.stft import SAMPLE_RATE, analyse
 from dynse.models.checkpoint import DEFAULT, read
 from dynse.models.compute import count_macs
-from dynse.models.engine import load
+from dynse.models.engine import Engine, load
 from dynse.models.evaluation import (
     METRICS,
     find_pairs,
@@ -86,6 +86,7 @@ def measure(test: Path, model: str, jobs: int) -> dict[str, Any]:
     report["utilisation_remixed"] = dict(
         zip(map(str, REMIX_DB), np.round(remixed.mean(0), 4).tolist(), strict=True)
     )
+    report["utilisation_silence"] = _silence(engine)
     peers = test / "peers.csv"
     report["peers"] = _peers(peers) if peers.is_file() else []
     return report
@@ -128,6 +129,15 @@ def _remixed_utilisation(task: tuple[str, Path, Path]) -> list[float]:
         )
         for snr in REMIX_DB
     ]
+
+
+def _silence(engine: Engine) -> dict[str, float]:
+    """Mean utilisation of 5 s of digital silence and of white noise at -30 dBFS."""
+    noise = 10 ** (-30 / 20) * np.random.default_rng(0).standard_normal(5 * SAMPLE_RATE)
+    return {
+        name: float(engine.step(analyse(x.astype(np.float32)), engine.initial_state())[1].mean())
+        for name, x in (("digital", 0 * noise), ("noise", noise))
+    }
 
 
 def _mean(rows: list[dict[str, float | None]]) -> dict[str, float]:
@@ -182,6 +192,7 @@ def results_table(report: dict[str, Any]) -> str:
         ],
     )
     gates, clean = mean["gates"], report["clean"]
+    silence = report["utilisation_silence"]
     used = ", ".join(f"{value:.2f}" for value in report["utilisation_remixed"].values())
     words = (
         f"{gates['dynamic']} of {gates['all']} gates have a standard deviation above 0.1; the "
@@ -189,9 +200,11 @@ def results_table(report: dict[str, Any]) -> str:
         f"{gates['block_max']:.2f}. Frames without speech use "
         f"{gates['utilisation_no_speech']:.2f}, frames with speech "
         f"{gates['utilisation_speech']:.2f}; the same recordings remixed at -5, 0, 5, 10, 15 and "
-        f"20 dB use {used}. Speech without noise comes out with WB-PESQ {clean['pesq']:.2f} and "
-        f"SI-SDR {clean['si_sdr_db']:.1f} dB; speech at -50 dBFS comes out within "
-        f"{clean['worst_level_db']:.2f} dB of what it does at -20 dBFS."
+        f"20 dB use {used}. Digital silence uses "
+        f"{silence['digital']:.2f}, white noise alone {silence['noise']:.2f}. Speech without noise "
+        f"comes out with WB-PESQ {clean['pesq']:.2f} and SI-SDR {clean['si_sdr_db']:.1f} dB; "
+        f"speech at -50 dBFS comes out within {clean['worst_level_db']:.2f} dB of what it does at "
+        "-20 dBFS."
     )
     intro = textwrap.fill(
         f"{mean['files']} fixed mixtures of speakers and noises that the network never met "

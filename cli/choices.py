@@ -67,17 +67,10 @@ def parse_conditions(option: str, texts: Sequence[str]) -> list[Condition]:
 
 
 _PROBE_OF = {
-    "speech_ratio": "vad", "segments": "vad", "noise": "category", "gender": "gender",
+    "speech_ratio": "vad", "segments": "vad", "noise": "category",
     "f0_median_hz": "f0_hz", "f0_p10_hz": "f0_hz", "f0_p90_hz": "f0_hz",
-    **{
-        name: name
-        for name in (
-            "snr_input_db", "snr_enhanced_db", "si_sdr_input_db", "si_sdr_enhanced_db",
-            "pesq_input", "pesq_enhanced",
-        )
-    },
 }  # fmt: skip
-"""Field of a condition -> the probe that it is read by."""
+"""Field of a condition -> the probe that it is read by, where that has another name."""
 
 
 def check_fields(option: str, conditions: Sequence[Condition], probes: Probes) -> None:
@@ -87,8 +80,10 @@ def check_fields(option: str, conditions: Sequence[Condition], probes: Probes) -
     ------
     typer.BadParameter
     """
+    from ..probes.probe_file import BUILT_IN
     from .report import own_probes
 
+    there = {probe.name for probe in probes.probes}
     own = {CUSTOM + probe.name: probe for probe in own_probes(probes)}
 
     def refuse(condition: Condition, why: str) -> typer.BadParameter:
@@ -96,19 +91,18 @@ def check_fields(option: str, conditions: Sequence[Condition], probes: Probes) -
 
     for condition in conditions:
         for field in condition.fields:
-            needed = _PROBE_OF.get(field)
-            if needed is not None and not any(p.name == needed for p in probes.probes):
+            if _PROBE_OF.get(field, field) in BUILT_IN - there:
                 raise refuse(condition, f"the probes given do not tell {field}")
             if field.startswith(CUSTOM) and field not in own:
-                there = f"; known are {', '.join(own)}" if own else ", which have none of one's own"
-                raise refuse(condition, f"{field} is no field of the probes{there}")
+                rest = f"; known are {', '.join(own)}" if own else ", which have none of one's own"
+                raise refuse(condition, f"{field} is no field of the probes{rest}")
         for field in condition.numbers:
             if field in own and own[field].kind == "class":
                 raise refuse(condition, f"{field} is a word; one of digits is put in quotes")
         for field, word in condition.words:
             if field in own and own[field].kind != "class":
                 raise refuse(condition, f"{field} is a number, {word!r} is not")
-            name = {"noise": "category"}.get(field, field)
+            name = _PROBE_OF.get(field, field)
             fitted = [p for p in probes.probes if p.name == name]
             fitted += [own[field]] if field in own else []
             known = {label for probe in fitted for label in probe.classes}

@@ -208,6 +208,14 @@ def _print(report: FitReport, output: Path) -> None:
         console.print(confusion)
     for name, why in report.skipped.items():
         console.print(f"{name}: not fitted, {why}")
+    for name, scores in report.header["recordings"].items():
+        found = scores.get("held_out") or {}
+        if found:
+            console.print(
+                f"{name} of a recording, from the gain: off by {found['mae']:.2f} dB held out,"
+                f" {100 * found['within_3_db']:.0f} % within 3 dB (the median alone:"
+                f" {found['baseline_mae']:.2f} dB)"
+            )
     cost = report.header["cost"]
     console.print(
         f"reading costs {cost['additions_per_frame']:.0f} additions a frame,"

@@ -186,24 +186,29 @@ class Draws:
         def happens(probability: float) -> NDArray[np.bool_]:
             return rng.random(shape) < probability
 
-        rows = np.empty((*shape, self.width), np.float32)
         # float32 holds whole numbers up to 2**24.
-        rows[..., 0], rows[..., 1] = rng.integers(size, size=(2, *shape))
+        voice, noise = rng.integers(size, size=(2, *shape))
         wide, usual = rng.uniform(*cfg.wide_snr_db, shape), rng.uniform(*cfg.snr_db, shape)
-        rows[..., 2] = np.where(happens(cfg.p_wide_snr), wide, usual)
+        snr_db = np.where(happens(cfg.p_wide_snr), wide, usual)
         silent, quiet = happens(cfg.p_noise_only), happens(cfg.p_clean_only)
-        rows[..., 3], rows[..., 4] = ~silent, silent | ~quiet
         narrow, telephone = happens(cfg.p_narrowband), happens(self.p_telephone)
-        rows[..., 5] = np.where(telephone, rng.uniform(200, 400, shape), 0)
-        rows[..., 6] = np.where(narrow | telephone, rng.uniform(3200, 3900, shape), NO_LIMIT)
-        rows[..., 7] = np.where(happens(cfg.p_clipping), rng.uniform(0.25, 0.9, shape), 1)
-        rows[..., 8] = np.where(happens(cfg.p_dc_offset), rng.uniform(-1, 1, shape), 0)
+        low_hz = np.where(telephone, rng.uniform(200, 400, shape), 0)
+        high_hz = np.where(narrow | telephone, rng.uniform(3200, 3900, shape), NO_LIMIT)
+        clip = np.where(happens(cfg.p_clipping), rng.uniform(0.25, 0.9, shape), 1)
+        offset = np.where(happens(cfg.p_dc_offset), rng.uniform(-1, 1, shape), 0)
         start, length = rng.uniform(0, 0.9, shape), rng.uniform(0.03, 0.3, shape)
-        rows[..., 9] = np.where(happens(cfg.p_dropout), start, 2)
-        rows[..., 10] = start + length
-        change = rng.uniform(-1, 1, (*shape, _KNOTS)) * 12.5
-        rows[..., 11:] = np.where(happens(cfg.p_level_change)[..., None], change, 0)
-        return rows
+        drop_from = np.where(happens(cfg.p_dropout), start, 2)
+        knots_db = rng.uniform(-1, 1, (*shape, _KNOTS)) * 12.5
+        knots_db *= happens(cfg.p_level_change)[..., None]
+        fields = (  # in the order of FIELDS
+            voice, noise, snr_db, ~silent, silent | ~quiet, low_hz, high_hz, clip, offset,
+            drop_from, start + length,
+        )  # fmt: skip
+        return np.concatenate([np.stack(fields, -1), knots_db], -1).astype(np.float32)
+
+
+def _fields(rows: Tensor) -> dict[str, Tensor]:
+    return dict(zip(Draws.FIELDS, rows.unbind(1), strict=False))
 
 
 def mix(bank: Bank, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,9 +224,9 @@ def mix(bank: Bank, rows: Tensor) -> tuple[Tensor, Tensor]:
     (B, n) noisy and clean, at unit active level of the clean target; of noise alone, at unit RMS.
     Bands and changes of level come later, to the spectrum: see `band_and_level`.
     """
-    columns = dict(zip(Draws.FIELDS, rows.unbind(1), strict=False))
-    voice, noise = columns["voice"].long(), columns["noise"].long()
-    snr_db, speaks, sounds, clip = (columns[x] for x in ("snr_db", "speaks", "sounds", "clip"))
+    of = _fields(rows)
+    voice, noise = of["voice"].long(), of["noise"].long()
+    snr_db, speaks, sounds, clip = (of[x] for x in ("snr_db", "speaks", "sounds", "clip"))
     level = torch.where(speaks > 0, bank.levels[voice], 1.0)
     speech_gain = speaks / level
     loudness = torch.where(speaks > 0, 10 ** (-snr_db / 20), 1.0)
@@ -234,9 +239,9 @@ def mix(bank: Bank, rows: Tensor) -> tuple[Tensor, Tensor]:
     noisy = sound(1, voice, speech_gain) + sound(2, noise, noise_gain)
     peak = noisy.abs().amax(1) * clip
     noisy = torch.minimum(torch.maximum(noisy, -peak[:, None]), peak[:, None])
-    noisy = noisy + columns["offset"][:, None]
+    noisy = noisy + of["offset"][:, None]
     place = torch.linspace(0, 1, noisy.shape[1], device=noisy.device)
-    kept = (place < columns["drop_from"][:, None]) | (place >= columns["drop_to"][:, None])
+    kept = (place < of["drop_from"][:, None]) | (place >= of["drop_to"][:, None])
     return noisy * kept, clean * kept
 
 
@@ -251,4 +256,5 @@ def band_and_level(rows: Tensor, frames: int) -> Tensor:
     level_db = torch.nn.functional.interpolate(
         knots, frames, mode="linear", align_corners=True
     )  # (B, 1, frames)
-    return band_gain(rows[:, 5], rows[:, 6]) * (10 ** (level_db[:, 0] / 20))[..., None]
+    of = _fields(rows)
+    return band_gain(of["low_hz"], of["high_hz"]) * (10 ** (level_db[:, 0] / 20))[..., None]

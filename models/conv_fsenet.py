@@ -28,11 +28,11 @@ Lunch", section 2.2). Ours, each with its reason:
 * Bins above 2 kHz are pooled into bands, which hearing does not resolve either: fewer weights to
   learn from few hours of speech. ``bands=257`` is the paper's front and back end.
 
-Tried and left out: the phase that bins below 2 kHz turn by from frame to frame as 128 more input
-features (1000 steps, 64 wide, ungated: WB-PESQ 1.987 instead of 2.001, SI-SDR 10.88 instead of
-10.82 dB on 192 validation mixtures), and with it a complex correction of those bins from this frame
-and the last (500 steps: 1.881 and 9.81 instead of 1.919 and 10.14); gates that open gradually
-(`benchmarks.frontier`).
+Tried in single runs, whose code is not kept, and left out: the phase that bins below 2 kHz turn by
+from frame to frame as 128 more input features (1000 steps, 64 wide, ungated: WB-PESQ 1.987 instead
+of 2.001, SI-SDR 10.88 instead of 10.82 dB on 192 validation mixtures), and with it a complex
+correction of those bins from this frame and the last (500 steps: 1.881 and 9.81 instead of 1.919
+and 10.14); gates that open gradually (`benchmarks.frontier`).
 
 MACs a frame, with b bands, R residual channels, C gated channels a block, H hidden gating units:
 3 b R + 9 (R H + H C) + utilisation * 9 (2 R C + 3 C); see `compute.py`.

@@ -140,7 +140,7 @@ class Trainer:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if valid is not None and config.valid_mixtures:
             package("pesq")  # which the first validation needs: not after an hour
-        self.config, self.out, self.workers = config, out, workers
+        self.config, self.out = config, out
         self.device = torch.device(device)
         out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)

@@ -438,7 +438,7 @@ def enhanced_targets(
 
     And ``scene_snr_enhanced_db`` and ``scene_si_sdr_enhanced_db``, of scenes as a whole.
     """
-    place = stream.folder / f"enhanced-{engine.sha256[:16]}-3.npz"
+    place = stream.folder / f"enhanced-{engine.sha256[:16]}-3.npz"  # 3: of what it holds
     if not place.is_file():
         clean, noisy = stream.whole()
         say("enhancing")

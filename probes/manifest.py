@@ -21,13 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 
-from ..audio.corpus import SPLITS, CorpusError
-from ..audio.errors import UnreadableError
-from ..audio.stft import SAMPLE_RATE
+from ..audio.corpus import SPLITS, CorpusError, read_mono
 from ..models.engine import Engine
 from .data import LabelledStream, Say
 from .features import Features, collect
@@ -94,7 +90,7 @@ class Manifest:
         say(f"{split}: masks of {len(rows)} recordings")
         stored, lengths = [], []
         for row in rows:
-            masks = collect(engine, [_samples(self.folder / row["path"])])["masks"]
+            masks = collect(engine, [np.nan_to_num(read_mono(self.folder / row["path"]))])["masks"]
             # Averaged within the recording, and thinned, as averages hardly differ nearby.
             averaged = masks.block(0, len(masks), None, SPANS)
             stored.append(averaged[min(_EACH, len(averaged)) // 2 :: _EACH].astype(np.float16))
@@ -172,15 +168,3 @@ def _is_number(cell: str) -> bool:
         return bool(np.isfinite(float(cell)))
     except ValueError:
         return False
-
-
-def _samples(path: Path) -> NDArray[np.float32]:
-    """(n,) mono at 16 kHz."""
-    try:
-        x, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UnreadableError(str(error), path) from error
-    mono = x.mean(axis=1)
-    if rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, rate, SAMPLE_RATE)
-    return np.nan_to_num(np.asarray(mono, np.float32))

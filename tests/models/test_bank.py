@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dynse.audio.mixing import MixConfig, Mixer, active_level
-from dynse.models.bank import Bank, Banks, Draws, band_and_level, mix
+from dynse.models.bank import Banks, Draws, band_and_level, mix
 
 CONFIG = MixConfig(seconds=1.0)
 
@@ -107,8 +107,3 @@ def test_draws_are_a_function_of_the_seed_with_the_shares_asked_for():
     assert ((of["speaks"] == 0) & (of["sounds"] == 0)).sum() == 0
     assert (of["low_hz"] > 0).mean() == pytest.approx(0.3, abs=0.03)
     assert (of["drop_from"] < 1).mean() == pytest.approx(0.5, abs=0.03)
-
-
-def test_a_bank_moves_between_devices():
-    bank = Bank(torch.zeros(1, 3, 4, dtype=torch.int16), torch.ones(1, 3), torch.ones(1))
-    assert bank.to(torch.device("cpu")).sounds.dtype == torch.int16

@@ -209,17 +209,34 @@ class Mixer:
             effects=tuple(effects),
         )
 
-    def voice(self, index: int) -> tuple[Samples, Samples]:
-        """Voice number `index` by itself, for `models.bank`: (clean target, speech as recorded)."""
+    @cached_property
+    def genders(self) -> tuple[str, ...]:
+        """Genders of the corpus's speakers, in alphabetical order."""
+        return tuple(sorted({clip.gender for clip in self.corpus.speech} - {""}))
+
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """Categories that a noise may have, in alphabetical order."""
+        recorded = {clip.category for clip in self.corpus.noise} - {""}
+        return tuple(sorted(recorded | {SYNTHETIC_CATEGORY, BABBLE_CATEGORY}))
+
+    def numbers(self, gender: str, category: str) -> tuple[int, int]:
+        """Places in `genders` and `categories`, -1 for what is not there."""
+        named = (self.genders, gender), (self.categories, category)
+        first, second = (names.index(name) if name in names else -1 for names, name in named)
+        return first, second
+
+    def voice(self, index: int) -> tuple[Samples, Samples, str]:
+        """Voice number `index` by itself: clean target, speech as recorded, and gender."""
         rng = np.random.default_rng((self.seed, index, 1))
         talker = _pick(rng, self.corpus.speech, self._speech_weights)
-        return self._voice(rng, talker, self.config.samples, [])
+        return *self._voice(rng, talker, self.config.samples, []), talker.gender
 
-    def background(self, index: int) -> Samples:
-        """Noise number `index` by itself, at unit RMS."""
+    def background(self, index: int) -> tuple[Samples, str]:
+        """Noise number `index` by itself, at unit RMS, and its category."""
         rng = np.random.default_rng((self.seed, index, 2))
-        noise, _, _ = self._background(rng, self.config.samples, [])
-        return noise / np.float32(np.sqrt(np.mean(np.square(noise))) or 1.0)
+        noise, category, _ = self._background(rng, self.config.samples, [])
+        return noise / np.float32(np.sqrt(np.mean(np.square(noise))) or 1.0), category
 
     def _voice(
         self, rng: np.random.Generator, talker: Clip, n: int, effects: list[str]

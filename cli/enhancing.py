@@ -162,7 +162,7 @@ def enhance_file(
     if probes is not None:
         from .report import Analyst
 
-        analyst = Analyst(engine, probes)
+        analyst = Analyst(engine, probes, options.frames)
     report: dict[str, Any] | None = None
     raw = None if options.raw is None else RawFormat(*options.raw)  # type: ignore[arg-type]
     settings = Settings(options.atten_lim_db, options.mix, options.channel_mode, options.band)
@@ -203,7 +203,7 @@ def enhance_file(
                 on_progress(reader.frames_read, reader.frames, reader.sample_rate)
         write(enhancer.flush())
         if analyst is not None:
-            report = analyst.report(source, reader, options.frames)
+            report = analyst.report(source, reader)
         writer.commit()
         if left is not None:
             left.commit()

@@ -88,7 +88,7 @@ def probe_file(
 
     raw = None if options.raw is None else RawFormat(*options.raw)  # type: ignore[arg-type]
     with open_reader(path, raw) as reader:
-        analyst = Analyst(engine, probes)
+        analyst = Analyst(engine, probes, options.frames or options.plot is not None)
         picture: Any = None
         listen = analyst.listen
         if options.plot is not None:
@@ -111,7 +111,7 @@ def probe_file(
         out = enhancer.flush()
         if picture is not None:
             picture.push(out[:0], out)
-        report = analyst.report(path, reader, options.frames or picture is not None)
+        report = analyst.report(path, reader)
         warnings = tuple(warning.message for warning in reader.warnings)
     if picture is not None:
         assert options.plot is not None

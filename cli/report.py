@@ -37,13 +37,18 @@ class Analyst:
     """Collects what a report needs while a recording passes by.
 
     Give `listen` to an `Enhancer` as listener and each block read to `hear`; `report` sums up.
+
+    Parameters
+    ----------
+    engine, probes : as loaded.
+    frames : with tracks, one value a frame.
     """
 
-    def __init__(self, engine: Engine, probes: Probes):
+    def __init__(self, engine: Engine, probes: Probes, frames: bool = False):
         from ..probes.reading import ProbeReader
 
-        self._engine, self._probes = engine, probes
-        self._reader = ProbeReader(probes, engine)
+        self._engine, self._probes, self._frames = engine, probes, frames
+        self._reader = ProbeReader(probes, engine, tracks=frames)
         self.listen: Callable[[Any, Any, Any], None] = self._reader.update
         self._peak, self._clipped = 0.0, 0
 
@@ -57,14 +62,13 @@ class Analyst:
             if peak >= _CLIPPED:
                 self._clipped += int(np.count_nonzero(np.abs(block) >= _CLIPPED))
 
-    def report(self, path: str, reader: Reader, frames: bool = False) -> Report:
+    def report(self, path: str, reader: Reader) -> Report:
         """Report of the recording, which must have been heard to its end.
 
         Parameters
         ----------
         path : as the user named it.
         reader : what it was read from.
-        frames : with tracks, one value a frame.
         """
         duration = reader.frames_read / reader.sample_rate
         reading = self._reader.finish(duration, silent=self._peak == 0.0)
@@ -118,7 +122,7 @@ class Analyst:
         custom = _custom(reading, self._probes)
         if custom:
             found["custom"] = custom
-        if frames:
+        if self._frames:
             found["frames"] = _tracks(reading)
         return found
 

@@ -53,11 +53,14 @@ class Bank(NamedTuple):
     scales : (N, 3) float32: factors to the sounds at unit active level of the speech, of the
         speech, and at unit RMS of the noise.
     levels : (N,) float32, active level of the clean target relative to that of the speech.
+    labels : (N, 2) int16, gender of the voice and category of the noise, as numbers in
+        `Mixer.genders` and `Mixer.categories`; -1 where it is not known.
     """
 
     sounds: Tensor
     scales: Tensor
     levels: Tensor
+    labels: Tensor
 
     def to(self, device: torch.device) -> Bank:
         """The same on another device."""
@@ -81,7 +84,8 @@ class Banks:
     def __init__(self, mixer: Mixer, size: int, folder: Path, workers: int = 0):
         self.mixer, self.size, self.folder, self.workers = mixer, size, folder, workers
         corpus = mixer.corpus
-        what = (corpus.cache.name, corpus.speech, corpus.noise, asdict(mixer.config), mixer.seed)
+        # The number is that of the files' layout.
+        what = (2, corpus.cache.name, corpus.speech, corpus.noise, asdict(mixer.config), mixer.seed)
         self._key = hashlib.sha256(repr((what, size)).encode()).hexdigest()[:16]
         self._thread = ThreadPoolExecutor(1)
         self._next: dict[int, Future[Bank]] = {}
@@ -107,6 +111,7 @@ class Banks:
         first, n = number * self.size, self.mixer.config.samples
         sounds = torch.empty((self.size, 3, n), dtype=torch.int16)
         scales, levels = torch.empty((self.size, 3)), torch.empty(self.size)
+        labels = torch.empty((self.size, 2), dtype=torch.int16)
         starts = range(0, self.size, _PIECE)
         tasks = [range(first + at, first + min(at + _PIECE, self.size)) for at in starts]
         with ExitStack() as stack:
@@ -118,9 +123,9 @@ class Banks:
                 pieces = stack.enter_context(pool).map(_draw_in_worker, tasks)
             for at, piece in zip(starts, pieces, strict=True):
                 part = slice(at, at + len(piece[0]))
-                for whole, values in zip((sounds, scales, levels), piece, strict=True):
+                for whole, values in zip((sounds, scales, levels, labels), piece, strict=True):
                     whole[part] = torch.from_numpy(values)
-        return Bank(sounds, scales, levels)
+        return Bank(sounds, scales, levels, labels)
 
 
 @contextmanager
@@ -150,14 +155,17 @@ def _draw_piece(mixer: Mixer, numbers: range) -> tuple[NDArray[Any], ...]:
     sounds = np.empty((len(numbers), 3, mixer.config.samples), np.int16)
     scales = np.empty((len(numbers), 3), np.float32)
     levels = np.empty(len(numbers), np.float32)
+    labels = np.empty((len(numbers), 2), np.int16)
     for row, number in enumerate(numbers):
-        clean, speech = mixer.voice(number)
+        clean, speech, gender = mixer.voice(number)
+        noise, category = mixer.background(number)
+        labels[row] = mixer.numbers(gender, category)
         level = active_level(speech) or 1.0
         levels[row] = (active_level(clean) / level) or 1.0
-        for column, x in enumerate((clean / level, speech / level, mixer.background(number))):
+        for column, x in enumerate((clean / level, speech / level, noise)):
             scales[row, column] = max(float(np.abs(x).max()), 1e-6) / 32767
             sounds[row, column] = np.round(x / scales[row, column])
-    return sounds, scales, levels
+    return sounds, scales, levels, labels
 
 
 class Draws:
@@ -209,6 +217,19 @@ class Draws:
 
 def _fields(rows: Tensor) -> dict[str, Tensor]:
     return dict(zip(Draws.FIELDS, rows.unbind(1), strict=False))
+
+
+def labels_of(bank: Bank, rows: Tensor) -> Tensor:
+    """(B, 2) numbers of gender and category of what is heard in each item, -1 where there is none.
+
+    Parameters
+    ----------
+    bank, rows : as in `mix`.
+    """
+    of = _fields(rows)
+    gender, category = bank.labels[of["voice"].long(), 0], bank.labels[of["noise"].long(), 1]
+    heard = [torch.where(of["speaks"] > 0, gender, -1), torch.where(of["sounds"] > 0, category, -1)]
+    return torch.stack(heard, 1).long()
 
 
 def mix(bank: Bank, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..audio.corpus import Corpus
 from ..audio.mixing import Mixer, active_level
 from ..audio.stft import frame_count
-from .bank import NO_LIMIT, Bank, Banks, Draws, band_and_level, mix
+from .bank import NO_LIMIT, Bank, Banks, Draws, band_and_level, labels_of, mix
 from .capture import Captured
 from .losses import difficulty
 from .spectra import band_gain, spectrum
@@ -32,6 +31,7 @@ class Batch(NamedTuple):
     noisy: Tensor  # (B, L, F, 2) real and imaginary parts, at about unit level
     clean: Tensor  # (B, L, F, 2)
     shape: Tensor  # (B, L) of `losses.difficulty`
+    labels: Tensor  # (B, 2) numbers of gender and noise category, -1 where there is none
 
 
 class Feed(Protocol):
@@ -42,46 +42,46 @@ class Feed(Protocol):
 
 
 def feed(
-    config: TrainConfig, corpus: Corpus, features: Features, device: torch.device, workers: int
+    config: TrainConfig, mixer: Mixer, features: Features, device: torch.device, workers: int
 ) -> Feed:
     """The feed of a run: of a bank where `TrainConfig.bank` says so.
 
     Parameters
     ----------
     config : of the run.
-    corpus : to mix from.
+    mixer : what to mix from.
     features : `ConvFSENet.features`.
     device : where the batches are wanted.
     workers : processes that mix.
     """
-    mixer = Mixer(corpus, config.mix, config.seed)
     if config.bank:
         return _FromBank(config, mixer, features, device, workers)
     return _Mixed(config, mixer, features, device, workers)
 
 
-def _batch(noisy: Tensor, clean: Tensor, gain: Tensor, features: Features) -> Batch:
+def _batch(noisy: Tensor, clean: Tensor, labels: Tensor, gain: Tensor, features: Features) -> Batch:
     noisy_stft, clean_stft = (spectrum(x) * gain for x in (noisy, clean))
     heard, _ = features(noisy_stft, None)
     # Unit RMS has a mean |X|^2 of sum(window^2) = 256: back to about 1.
     noisy_ri, clean_ri = (torch.view_as_real(x) / 16 for x in (noisy_stft, clean_stft))
-    return Batch(heard, noisy_ri, clean_ri, difficulty(noisy_ri, clean_ri))
+    return Batch(heard, noisy_ri, clean_ri, difficulty(noisy_ri, clean_ri), labels)
 
 
-class Mixtures(Dataset[tuple[Tensor, Tensor]]):
-    """Batch number i: (B, n) noisy and clean, at unit active level of the clean speech."""
+class Mixtures(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Batch number i: (B, n) noisy and clean, at unit active level of the clean speech; labels."""
 
     def __init__(self, mixer: Mixer, batch: int):
         self.mixer, self.batch = mixer, batch
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        pairs = []
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        pairs, labels = [], []
         for number in range(index * self.batch, (index + 1) * self.batch):
             mixture = self.mixer(number)
             level = active_level(mixture.clean) or active_level(mixture.noisy) or 1.0
             pairs.append(np.stack([mixture.noisy, mixture.clean]) / np.float32(level))
+            labels.append(self.mixer.numbers(mixture.gender, mixture.category))
         noisy, clean = torch.from_numpy(np.stack(pairs)).unbind(1)
-        return noisy.contiguous(), clean.contiguous()
+        return noisy.contiguous(), clean.contiguous(), torch.tensor(labels)
 
 
 class _Mixed:
@@ -106,10 +106,10 @@ class _Mixed:
         )
         p, seed = self.config.p_telephone, self.config.seed
         kept: Batch | None = None
-        for step, pair in enumerate(loader, start):
-            noisy, clean = (x.to(self.device, non_blocking=True) for x in pair)
+        for step, items in enumerate(loader, start):
+            noisy, clean, labels = (x.to(self.device, non_blocking=True) for x in items)
             gain = telephone_gain(len(noisy), p, (seed, step)).to(self.device)
-            batch = _batch(noisy, clean, gain, self.features)
+            batch = _batch(noisy, clean, labels, gain, self.features)
             if kept is None or self.device.type != "cuda":
                 kept = batch
             else:  # to where the graph of a step reads it
@@ -161,8 +161,8 @@ class _FromBank:
         assert self._rows is not None
         rows = self._rows.index_select(0, self._clock)[0]
         noisy, clean = mix(self._bank, rows)
-        frames = frame_count(noisy.shape[1])
-        batch = _batch(noisy, clean, band_and_level(rows, frames), self.features)
+        gain = band_and_level(rows, frame_count(noisy.shape[1]))
+        batch = _batch(noisy, clean, labels_of(self._bank, rows), gain, self.features)
         if self._batch is None:
             self._batch = batch
         else:

@@ -30,6 +30,7 @@ class LossConfig:
     utilisation_weight: float = 40.0
     pesq_weight: float = 2.0
     intelligibility_weight: float = 5.0
+    readout_weight: float = 1.0
 
 
 def compressed_spectral_loss(

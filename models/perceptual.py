@@ -151,8 +151,8 @@ class PerceptualDistance(nn.Module):
             *(_over_time((x / weight).clamp(max=45)) for x in (symmetric, asymmetric))
         )
 
-    def loss(self, estimate: Tensor, clean: Tensor) -> Tensor:
-        """Mean penalty over a batch; items without speech count as 0.
+    def penalty(self, estimate: Tensor, clean: Tensor) -> Tensor:
+        """Penalty of each item, (B,); 0 of items without speech.
 
         Parameters
         ----------
@@ -163,7 +163,7 @@ class PerceptualDistance(nn.Module):
         """
         powers = [x.square().sum(-1) for x in (estimate, clean)]  # (B, L, F)
         speaks = powers[1].sum((1, 2)) > 1e-2
-        return torch.where(speaks, self(*powers).penalty, 0.0).mean()
+        return torch.where(speaks, self(*powers).penalty, 0.0)
 
     def _bark(self, power: Tensor) -> Tensor:
         level = (power @ self.in_level).mean(1)  # (B,)

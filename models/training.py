@@ -38,6 +38,7 @@ from .losses import (
     utilisation_loss,
 )
 from .perceptual import PerceptualDistance
+from .readouts import Readouts
 from .spectra import inverse, spectrum
 
 
@@ -80,7 +81,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
 
 
-LOSSES = ("total", "spectral", "si_sdr", "utilisation", "pesq", "intelligibility")
+LOSSES = ("total", "spectral", "si_sdr", "utilisation", "pesq", "intelligibility", "readouts")
 """What `Trainer` averages over the last hundred steps or so, and logs."""
 
 
@@ -156,8 +157,16 @@ class Trainer:
             network.load_state_dict(loaded.state_dict())
         self.network = network.train().to(self.device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
-        decayed = [p for p in self.network.parameters() if p.ndim >= 2]
-        plain = [p for p in self.network.parameters() if p.ndim < 2]
+        mixer = Mixer(train, config.mix, config.seed)
+        self.readouts: Readouts | None = None
+        if config.model.gated and config.loss.readout_weight:
+            gates, classes = math.prod(self.network.gate_shape), (mixer.genders, mixer.categories)
+            self.readouts = Readouts(gates, *map(len, classes)).to(self.device)
+        self._trained = [*self.network.parameters()]
+        if self.readouts is not None:
+            self._trained += self.readouts.parameters()
+        decayed = [p for p in self._trained if p.ndim >= 2]
+        plain = [p for p in self._trained if p.ndim < 2]
         self._rate = torch.tensor(config.learning_rate, device=self.device)
         self.optimiser = torch.optim.AdamW(
             [
@@ -176,7 +185,7 @@ class Trainer:
             self._objective = torch.compile(self._losses)
         self.perceptual = PerceptualDistance().to(self.device)
         self._octaves = third_octaves().to(self.device)
-        self.feed = shared or feed(config, train, self.network.features, self.device, workers)
+        self.feed = shared or feed(config, mixer, self.network.features, self.device, workers)
         self._validation = None
         if valid is not None and config.valid_mixtures:
             self._validation = validation_set(valid, config)
@@ -222,7 +231,7 @@ class Trainer:
                 break
 
     def _losses(
-        self, features: Tensor, noisy: Tensor, clean: Tensor, target: Tensor
+        self, features: Tensor, noisy: Tensor, clean: Tensor, target: Tensor, labels: Tensor
     ) -> tuple[Tensor, ...]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             out = self.network.trunk(features, self.network.initial_state(len(features)))
@@ -232,18 +241,25 @@ class Trainer:
         si_sdr = si_sdr_loss(estimate, clean)
         gates = out.gates.float()
         utilisation = utilisation_loss(gates, target) if self.config.model.gated else 0 * spectral
-        pesq = self.perceptual.loss(estimate, clean) if loss.pesq_weight else 0 * spectral
+        penalty = self.perceptual.penalty(estimate, clean)
+        pesq = penalty.mean()
         intelligibility = 0 * spectral
         if loss.intelligibility_weight:
             intelligibility = intelligibility_loss(estimate, clean, self._octaves)
+        readouts = 0 * spectral
+        if self.readouts is not None:
+            with torch.no_grad():
+                penalties = torch.stack([self.perceptual.penalty(noisy, clean), penalty], 1)
+            readouts = self.readouts.loss(gates, noisy, clean, labels, penalties)
         total = (
             loss.spectral_weight * spectral
             + loss.si_sdr_weight * si_sdr
             + loss.utilisation_weight * utilisation
             + loss.pesq_weight * pesq
             + loss.intelligibility_weight * intelligibility
+            + loss.readout_weight * readouts
         )
-        return total, spectral, si_sdr, utilisation, pesq, intelligibility
+        return total, spectral, si_sdr, utilisation, pesq, intelligibility, readouts
 
     def learn(self, batch: Batch) -> None:
         """One step. On a GPU the batch must lie where that of the first step lay."""
@@ -256,9 +272,9 @@ class Trainer:
         assert batch is not None
         rate, target_mean, decay, news = self._schedule.index_select(0, self._clock)[0]
         target = (batch.shape * (target_mean / batch.shape.mean())).clamp(max=0.95)
-        losses = self._objective(batch.features, batch.noisy, batch.clean, target)
+        losses = self._objective(batch.features, batch.noisy, batch.clean, target, batch.labels)
         losses[0].backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained, config.clip_norm)
         self._rate.copy_(rate)
         # A step whose gradient is not finite is skipped, as under GradScaler.
         self.optimiser.grad_scale = None  # type: ignore[attr-defined]
@@ -330,6 +346,7 @@ class Trainer:
             "config": _identity(self.config),
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
+            "readouts": self.readouts.state_dict() if self.readouts else {},
             "optimiser": self.optimiser.state_dict(),
             "random": torch.get_rng_state(),
         }
@@ -349,6 +366,8 @@ class Trainer:
         self._clock.fill_(self.step)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
+        if self.readouts is not None:
+            self.readouts.load_state_dict(state["readouts"])
         self.optimiser.load_state_dict(state["optimiser"])
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate

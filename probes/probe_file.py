@@ -166,7 +166,7 @@ class Probes:
         return next((probe for probe in self.probes if probe.name == name), None)
 
 
-def unlink(output: NDArray[np.float64], link: Link) -> NDArray[np.float64]:
+def unlink(output: NDArray[Any], link: Link) -> NDArray[Any]:
     """Output of a linear predictor -> value; see `Probe.link`."""
     if link == "identity":
         return output

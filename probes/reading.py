@@ -9,7 +9,7 @@ of what it keeps to what it removes (`powers`, `kept_to_removed_db`);
 
 A frame costs K lookups and at most K * T additions of integers. The sums run on modulo 2^32, and
 the difference of two, which is the sum over a span of frames, is exact (`probe_file` bounds it), so
-tracks are bit-identical however the recording is cut. Kept are the outputs, float64: some 2 MB an
+tracks are bit-identical however the recording is cut. Kept are the outputs, float32: some 1 MB an
 hour for each.
 
 ``native/reading.c`` does the gathering and the means where there was a compiler at installation;
@@ -115,29 +115,42 @@ def segments(
     probability : (L,) of speech; frame l stands for the time within half a hop of l * 16 ms.
     duration_s : no segment ends later.
     """
-    rule = rule or SegmentRule()
-    p = np.asarray(probability, np.float64)
+    p = np.asarray(probability)
+    limit = len(p) * HOP_S if duration_s is None else duration_s
+    return [
+        Segment(max(first - 0.5, 0) * HOP_S, min((last - 0.5) * HOP_S, limit), min(mean, 1.0))
+        for first, last, mean in _stretches(p, rule or SegmentRule())
+    ]
+
+
+def _stretches(p: NDArray[Any], rule: SegmentRule) -> list[tuple[int, int, float]]:
+    """First frame, the frame after the last, and mean probability."""
     above = np.zeros(len(p) + 2, np.bool_)
     np.greater_equal(p, rule.off, out=above[1:-1])
     edges = np.flatnonzero(above[1:] != above[:-1])
     if not len(edges):
         return []
-    peaks = np.maximum.reduceat(np.append(p, 0.0), edges)[::2]
+    peaks = np.maximum.reduceat(p, _starts(edges, len(p)))[::2]
     runs: list[list[int]] = []
     for first, last in edges.reshape(-1, 2)[peaks >= rule.on].tolist():
         if runs and (first - runs[-1][1]) * HOP_S < rule.min_gap_s:
             runs[-1][1] = last
         else:
             runs.append([first, last])
-    limit = len(p) * HOP_S if duration_s is None else duration_s
-    found = []
-    sums = np.cumsum(np.append(0.0, p))
-    for first, last in runs:
-        mean = float(sums[last] - sums[first]) / (last - first)
-        if (last - first) * HOP_S >= rule.min_speech_s and mean >= rule.min_confidence:
-            start, end = max(first - 0.5, 0) * HOP_S, min((last - 0.5) * HOP_S, limit)
-            found.append(Segment(start, end, min(mean, 1.0)))
-    return found
+    runs = [run for run in runs if (run[1] - run[0]) * HOP_S >= rule.min_speech_s]
+    if not runs:
+        return []
+    edges = np.array(runs).ravel()
+    sums = np.add.reduceat(p, _starts(edges, len(p)), dtype=np.float64)[::2].tolist()
+    means = (total / (last - first) for (first, last), total in zip(runs, sums, strict=True))
+    return [
+        (*run, mean) for run, mean in zip(runs, means, strict=True) if mean >= rule.min_confidence
+    ]
+
+
+def _starts(edges: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    """Edges as `reduceat` wants them, which goes on from the last to the end by itself."""
+    return edges[: len(edges) - int(edges[-1] == length)]
 
 
 def _gather(
@@ -163,6 +176,40 @@ def _gather(
     np.cumsum(running, axis=0, dtype=np.uint32, out=running)
     # Fifteen times as fast as count_nonzero with an axis.
     np.add.reduce(gates, axis=1, dtype=np.uint16, out=opened)
+
+
+def _listen(
+    gain: Float32,
+    gates: NDArray[np.uint8],
+    spectrum: NDArray[np.complex64],
+    bins: int,
+    features: NDArray[np.int32],
+    weights: NDArray[np.int32],
+    running: NDArray[np.uint32],
+    opened: NDArray[np.uint16],
+    at: int,
+    kept: Float32,
+    kept_at: int,
+    begin: int,
+    head: int,
+) -> int:
+    """`_gather` and `powers` of some frames; returns of how many frames the powers are.
+
+    Parameters
+    ----------
+    gain, spectrum : (L, bins).
+    gates : (L, I, C) in {0, 1}.
+    features, weights : as in `_gather`.
+    running, opened : with room for more frames; row `at` of running is given.
+    kept : (n, 2), to whose rows from `kept_at` on is written what `powers` returns.
+    begin, head : as in `powers`.
+    """
+    last = at + len(gates)
+    flat = gates.reshape(len(gates), -1) if len(gates) else np.zeros((0, len(features)), np.uint8)
+    _gather(flat, features, weights, running[at : last + 1], opened[at:last])
+    found = _powers(gain, spectrum, begin, head)
+    kept[kept_at : kept_at + len(found)] = found
+    return len(found)
 
 
 def _average(
@@ -212,11 +259,15 @@ def powers(
     -------
     (n, 2) float32: sums over the bins of |M X|^2 and of |(1 - M) X|^2 in those frames.
     """
-    if _reading is not None:
-        out = np.empty((len(gain), 2), np.float32)
-        gain = np.ascontiguousarray(gain, np.float32)
-        spectrum = np.ascontiguousarray(spectrum, np.complex64)
-        return out[: _reading.powers(gain, spectrum, gain.shape[1], begin, head, out)]
+    if _reading is None:
+        return _powers(gain, spectrum, begin, head)
+    out = np.empty((len(gain), 2), np.float32)
+    gain = np.ascontiguousarray(gain, np.float32)
+    spectrum = np.ascontiguousarray(spectrum, np.complex64)
+    return out[: _reading.powers(gain, spectrum, gain.shape[1], begin, head, out)]
+
+
+def _powers(gain: Float32, spectrum: NDArray[np.complex64], begin: int, head: int) -> Float32:
     at = np.arange(begin, begin + len(gain))
     at = np.concatenate([at[at < head], one_in_eight(max(begin, head), begin + len(gain))]) - begin
     gain, spectrum = gain[at], spectrum[at]
@@ -261,22 +312,29 @@ def kept_to_removed_db(
         total = powers.sum(axis=0, dtype=np.float64)
         ratio = 10 * np.log10(total[0] / max(total[1], 1e-30))
         return float(np.clip(ratio, -60.0, 80.0))
-    active = kept >= 0.01 * np.percentile(kept, 95)
+    active = kept >= 0.01 * _percentiles(kept, 95)[0]
     removed = powers[:, 1].astype(np.float64)
     goes_on = spoken | (removed >= 0.01 * removed[spoken].mean())
     ratio = 10 * np.log10(kept[active].mean() / max(removed[goes_on].mean(), 1e-30))
     return float(np.clip(ratio, -60.0, 80.0))
 
 
-def _sigmoid(x: Float64) -> Float64:
-    p: Float64 = 1 / (1 + np.exp(-np.clip(x, -60, 60)))
-    return p
+def _percentiles(x: NDArray[Any], *percents: float) -> list[float]:
+    """As `numpy.percentile`, which takes five times as long on some thousand values."""
+    x = np.sort(x)
+    at = np.array(percents) * ((len(x) - 1) / 100)
+    found: list[float] = np.interp(at, np.arange(len(x)), x).tolist()
+    return found
 
 
-def _log_softmax(x: Float64) -> Float64:
+def _sigmoid(x: Float32) -> Float32:
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))), np.float32)
+
+
+def _log_softmax(x: NDArray[Any]) -> NDArray[Any]:
     z = np.concatenate([np.zeros_like(x), x], axis=1) if x.shape[1] == 1 else x
     z = z - z.max(axis=1, keepdims=True)
-    logs: Float64 = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    logs: NDArray[Any] = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
     return logs
 
 
@@ -328,6 +386,8 @@ class ProbeReader:
     probes : as read by `probe_file.load_probes`.
     engine : the model that the gates come from.
     rule : for segments of speech.
+    tracks : False leaves out those of SNR and SI-SDR, where the summary has these from the gain: a
+        third of the work.
 
     Raises
     ------
@@ -335,43 +395,58 @@ class ProbeReader:
         The probes were fitted for another model.
     """
 
-    def __init__(self, probes: Probes, engine: Gated, rule: SegmentRule | None = None):
+    def __init__(
+        self,
+        probes: Probes,
+        engine: Gated,
+        rule: SegmentRule | None = None,
+        *,
+        tracks: bool = True,
+    ):
         self._gates = engine.gate_shape[0] * engine.gate_shape[1]
         probes.check_model(engine.name, engine.sha256, self._gates)
         self.probes, self._rule = probes, rule or SegmentRule()
-        count, columns = probes.weights.shape
-        self._features = probes.features.astype(np.int32)
-        self._weights = np.zeros((count, -(-max(columns, 1) // _LANES) * _LANES), np.int32)
-        self._weights[:, :columns] = probes.weights
+        by_gain = {} if tracks else probes.header.get("from_gain") or {}
+        self._probes = [probe for probe in probes.probes if probe.name not in by_gain]
         self._layout()
-        self._gather: Callable[..., None] = _gather
+        self._listen: Callable[..., int] = _listen
         self._average: Callable[..., None] = _average
         if (
             _reading is not None
             and self._gates <= _reading.MAX_GATES
-            and count <= self._gates
+            and len(np.unique(self._features)) == len(self._features)
             and self._weights.shape[1] <= _reading.MAX_COLUMNS
         ):
-            self._gather, self._average = _reading.gather, _reading.average
+            self._listen, self._average = _reading.listen, _reading.average
         # Room for running sums, used again and again: what is read of them goes to the outputs.
         self._running = np.zeros((_PIECE + 2 * self._reach + 1, self._weights.shape[1]), np.uint32)
         self._open_now = np.zeros(len(self._running) - 1, np.uint16)
         self._opened = [np.zeros(0, np.uint16)]
-        self._powers = [np.zeros((0, 2), np.float32)]
-        self._heard = 0  # frames
-        self._outputs = [np.zeros((len(self._bias), 0))]
+        self._powers_now = np.zeros((len(self._open_now), 2), np.float32)
+        self._powers = [self._powers_now[:0]]
+        self._looked_at = 0  # rows of _powers_now
+        self._out = np.empty(len(self._bias) * len(self._running))
+        self._outputs = [np.zeros((len(self._bias), 0), np.float32)]
         self._base = self._filled = self._done = 0  # frames
 
     def _layout(self) -> None:
         """Number the outputs; say of each column which it adds to, over which frames."""
         columns: list[tuple[int, int, int]] = []
         bias: list[float] = []
+        taken: list[int] = []
         self._rows: dict[str, slice] = {}
-        for probe in self.probes.probes:
+        for probe in self._probes:
             first = len(bias)
+            taken += range(probe.first, probe.first + probe.columns)
             columns += [(first + k, *span) for span in probe.spans for k in range(probe.outputs)]
             bias += self.probes.bias[probe.first : probe.first + probe.outputs].tolist()
             self._rows[probe.name] = slice(first, len(bias))
+        weights = self.probes.weights[:, taken]
+        read = np.flatnonzero(weights.any(axis=1))
+        self._features = self.probes.features[read].astype(np.int32)
+        width = -(-max(len(taken), 1) // _LANES) * _LANES
+        self._weights = np.pad(weights[read].astype(np.int32), ((0, 0), (0, width - len(taken))))
+        self._scale = self.probes.scale[taken]
         self._columns = np.array(columns, np.int32).reshape(-1, 3)
         self._bias = np.array(bias, np.float64)
         self._reach = int(np.abs(self._columns[:, 1:]).max(initial=0)) + 1
@@ -380,30 +455,39 @@ class ProbeReader:
         self, gain: Float32, gates: NDArray[np.uint8], spectrum: NDArray[np.complex64]
     ) -> None:
         """Take (L, 257) gain, (L, I, C) gates and the (L, 257) spectrum: a `Stream` listener."""
-        self._powers.append(powers(gain, spectrum, self._heard, POWERS_HEAD))
-        self._heard += len(gain)
-        flat = np.ascontiguousarray(gates).reshape(len(gates), self._gates)
-        while len(flat):
-            first = self._filled
-            part = flat[: len(self._open_now) - first]
-            last = first + len(part)
-            running, opened = self._running[first : last + 1], self._open_now[first:last]
-            self._gather(part, self._features, self._weights, running, opened)
-            self._filled, flat = last, flat[len(part) :]
-            if last == len(self._open_now):
-                self._drain(self._base + last - self._reach)
+        while len(gates) > (room := len(self._open_now) - self._filled):
+            self._take(gain[:room], gates[:room], spectrum[:room])
+            gain, gates, spectrum = gain[room:], gates[room:], spectrum[room:]
+        self._take(gain, gates, spectrum)
+
+    def _take(
+        self, gain: Float32, gates: NDArray[np.uint8], spectrum: NDArray[np.complex64]
+    ) -> None:
+        """`update` with as many frames as there is room for."""
+        self._looked_at += self._listen(
+            np.ascontiguousarray(gain), np.ascontiguousarray(gates), np.ascontiguousarray(spectrum),
+            gain.shape[1], self._features, self._weights, self._running, self._open_now,
+            self._filled, self._powers_now, self._looked_at, self._base + self._filled,
+            POWERS_HEAD,
+        )  # fmt: skip
+        self._filled += len(gates)
+        if self._filled == len(self._open_now):
+            self._drain(self._base + self._filled - self._reach)
 
     def _drain(self, until: int) -> None:
         """Give the outputs of the frames before `until`, and make room."""
         kept = max(until - self._reach, 0) - self._base
         running = self._running[: self._filled + 1]
-        out = np.empty((len(self._bias), until - self._done))
+        shape = len(self._bias), until - self._done
+        out = self._out[: shape[0] * shape[1]].reshape(shape)
         self._average(
-            running, running.shape[1], self._base, self._columns, self.probes.scale, self._bias,
+            running, running.shape[1], self._base, self._columns, self._scale, self._bias,
             self._done, out,
         )  # fmt: skip
-        self._outputs.append(out)
+        self._outputs.append(out.astype(np.float32))
         self._opened.append(self._open_now[self._done - self._base : until - self._base].copy())
+        self._powers.append(self._powers_now[: self._looked_at].copy())
+        self._looked_at = 0
         left = self._filled - kept
         self._running[: left + 1] = running[kept:].copy()
         self._open_now[:left] = self._open_now[kept : self._filled].copy()
@@ -418,9 +502,10 @@ class ProbeReader:
             return {}
         looked_at = np.concatenate(self._powers)
         if len(spoken) > POWERS_HEAD:
-            head = looked_at[one_in_eight(0, POWERS_HEAD)]
+            chosen = one_in_eight(0, len(spoken))
+            head = looked_at[chosen[: POWERS_HEAD // 8]]
             looked_at = np.concatenate([head, looked_at[POWERS_HEAD:]])
-            spoken = spoken[one_in_eight(0, len(spoken))]
+            spoken = spoken[chosen]
         ratios = [kept_to_removed_db(looked_at, spoken, whole) for whole in (False, True)]
         found: dict[str, float | None] = {}
         for name, line in lines.items():
@@ -446,7 +531,7 @@ class ProbeReader:
         outputs = {name: together[rows] for name, rows in self._rows.items()}
         flags = {
             probe.name: np.zeros(count) if silent else _sigmoid(outputs[probe.name][0])
-            for probe in self.probes.probes
+            for probe in self._probes
             if probe.kind == "flag"
         }
         spoken = np.zeros(count, np.bool_)
@@ -454,8 +539,8 @@ class ProbeReader:
         if "vad" in flags:
             found = segments(flags["vad"], self._rule, duration_s)
             for segment in found:
-                first = round(segment.start_s / HOP_S + (0.5 if segment.start_s else 0))
-                spoken[first : round(segment.end_s / HOP_S + 0.5)] = True
+                # A frame stands for the time within half a hop of it.
+                spoken[int(segment.start_s / HOP_S + 0.75) : int(segment.end_s / HOP_S + 1)] = True
         voiced = spoken & (flags["voiced"] >= 0.5) if "voiced" in flags else spoken
         rows = {"speech": np.flatnonzero(spoken), "voiced": np.flatnonzero(voiced)}
         known = {"speech": spoken, "voiced": voiced}
@@ -467,14 +552,18 @@ class ProbeReader:
         }
         by_gain = self._from_gain(spoken)
         for probe in self.probes.probes:
-            name, out = probe.name, outputs[probe.name]
+            said = bool(count) and not silent if probe.rows == "all" else enough
+            name = probe.name
+            if name in by_gain:
+                values[name] = by_gain[name] if said else None
+            if name not in outputs:
+                continue
+            out = outputs[name]
             if probe.kind == "flag":
                 tracks[name] = partial(np.asarray, flags[name], np.float32)
                 continue
-            said = bool(count) and not silent if probe.rows == "all" else enough
             only = known.get(probe.rows) if name.startswith(("snr", "si_sdr")) else None
             if name in by_gain:
-                values[name] = by_gain[name] if said else None
                 tracks[name] = partial(_value_track, probe, out[0], only)
                 continue
             heard = out if probe.rows == "all" else out.take(rows[probe.rows], axis=1)
@@ -486,7 +575,7 @@ class ProbeReader:
             if name == "f0_hz":
                 tracks[name] = partial(_value_track, probe, out[0], voiced)
                 few = heard.size < _MIN_VOICED
-                percentiles = [None] * 3 if few else np.percentile(heard, (50, 10, 90)).tolist()
+                percentiles = [None] * 3 if few else _percentiles(heard, 50, 10, 90)
                 for part, value in zip(("median", "p10", "p90"), percentiles, strict=True):
                     values[f"f0_{part}"] = value
                 continue
@@ -512,29 +601,29 @@ class ProbeReader:
         )
 
 
-def _value(probe: Probe, out: Float64) -> Float64:
+def _value(probe: Probe, out: Float32) -> Float32:
     value = unlink(out, probe.link)
-    return np.clip(value, *probe.limits) if probe.limits else value
+    return np.asarray(np.clip(value, *probe.limits) if probe.limits else value, np.float32)
 
 
-def _value_track(probe: Probe, out: Float64, known: NDArray[np.bool_] | None) -> Float32:
+def _value_track(probe: Probe, out: Float32, known: NDArray[np.bool_] | None) -> Float32:
     track = _value(probe, out).astype(np.float32)
     if known is not None:
         track[~known] = np.nan
     return track
 
 
-def _class_track(out: Float64) -> Float32:
+def _class_track(out: Float32) -> Float32:
     return _log_softmax(out.T).astype(np.float32)
 
 
-def _classify(probe: Probe, logits: Float64) -> tuple[str | None, dict[str, float]]:
+def _classify(probe: Probe, logits: Float32) -> tuple[str | None, dict[str, float]]:
     """Label and probabilities of a recording from the (outputs, L) logits of its frames.
 
     They are those of the frames' mean log-probability, from which a mean logit differs by the
     same amount for each class.
     """
-    mean = logits.mean(axis=1) * probe.evidence
+    mean = logits.mean(axis=1).astype(np.float64) * probe.evidence
     p = np.exp(_log_softmax(mean[None])[0])
     best = int(np.argmax(p))
     sure = p[best] >= _SURE and probe.classes[best] not in probe.unnamed

@@ -10,6 +10,9 @@
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
 
 #define LANES 16 /* columns are padded to a multiple of it */
 #define MAX_COLUMNS 1024
@@ -24,47 +27,87 @@
 
 typedef uint32_t Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* Few gates turn from one frame to the next, so sums are those of the frame before and a few rows
- * of weights. `before` has the bits of the gates that are read. */
-CLONES static void turn(const uint8_t *gates, const int32_t *features, size_t count,
-                        const uint32_t *weights, size_t width, uint64_t *before, uint32_t *sums) {
-    for (size_t at = 0; at < count; at += 64, before++) {
-        const size_t n = count - at < 64 ? count - at : 64;
-        uint64_t now = 0;
-        for (size_t k = 0; k < n; k++) now |= (uint64_t)gates[features[at + k]] << k;
-        uint64_t turned = now ^ *before;
-        *before = now;
-        for (; turned; turned &= turned - 1) {
-            const int k = __builtin_ctzll(turned);
-            const Vector *w = (const Vector *)(weights + (at + (size_t)k) * width);
-            const Vector sign = (uint32_t)(now >> k & 1) - 1u - (Vector){0};
-            for (size_t c = 0; c < width / LANES; c++)
-                ((Vector *)sums)[c] += (w[c] ^ sign) - sign; /* w or -w: which, cannot be foreseen */
-        }
-    }
-}
-
-typedef uint8_t Bytes __attribute__((vector_size(64), aligned(1), may_alias));
-
-CLONES static uint32_t open_gates(const uint8_t *gates, size_t n) {
+/* The gates of a frame as bits, and how many are open. Gates are bytes of 0 or 1. */
+static uint32_t pack_base(const uint8_t *gates, size_t n, uint64_t *words) {
     uint32_t open = 0;
-    while (n >= 64) { /* as bytes, as long as those hold the sums */
-        Bytes sums = {0};
-        for (int k = 0; k < 255 && n >= 64; k++, n -= 64, gates += 64)
-            sums += *(const Bytes *)gates;
-        for (int i = 0; i < 64; i++) open += sums[i];
+    for (; n; words++) {
+        const size_t m = n < 64 ? n : 64;
+        *words = 0;
+        for (size_t i = 0; i < m; i++) *words |= (uint64_t)gates[i] << i, open += gates[i];
+        n -= m, gates += m;
     }
-    for (size_t i = 0; i < n; i++) open += gates[i];
     return open;
 }
+static uint32_t (*pack)(const uint8_t *, size_t, uint64_t *) = pack_base;
 
-CLONES static void add(const uint32_t *before, const uint32_t *sums, size_t width,
-                       uint32_t *after) {
-    for (size_t c = 0; c < width; c++) after[c] = before[c] + sums[c];
+#if defined(__x86_64__) && defined(__GNUC__)
+__attribute__((target("avx2,popcnt"))) static uint32_t pack_avx2(const uint8_t *gates, size_t n,
+                                                                 uint64_t *words) {
+    uint32_t open = 0;
+    for (; n >= 64; n -= 64, gates += 64, words++) {
+        const __m256i *x = (const __m256i *)gates;
+        const __m256i low = _mm256_loadu_si256(x), high = _mm256_loadu_si256(x + 1);
+        *words = (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(low, 7)) |
+                 (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(high, 7)) << 32;
+        open += (uint32_t)__builtin_popcountll(*words);
+    }
+    return open + pack_base(gates, n, words);
+}
+#endif
+
+/* Few gates turn from one frame to the next, so sums are those of the frame before and a few rows
+ * of weights. `now` and `before` are all gates as bits, `read` those that have a row. Which words
+ * have gates that turned cannot be foreseen, nor how many, so one loop goes through all of them.
+ * N vectors make a row; where N is known, the sums stay in registers. */
+#define TURN(N)                                                                                    \
+    for (; left; left--) {                                                                         \
+        const int k = __builtin_ctzll(turned);                                                     \
+        const Vector *w = (const Vector *)(weights + rows[64 * where[i] + k] * (N)*LANES);         \
+        const Vector sign = (uint32_t)(now[where[i]] >> k & 1) - 1u - (Vector){0};                 \
+        for (size_t c = 0; c < (N); c++) sums[c] += (w[c] ^ sign) - sign; /* w or -w */            \
+        turned &= turned - 1;                                                                      \
+        i += !turned;                                                                              \
+        turned = turned ? turned : words[i];                                                       \
+    }                                                                                              \
+    for (size_t c = 0; c < (N); c++) out[c] = sums[c] + ((const Vector *)running)[c];
+
+#define TURN_IN_REGISTERS(N)                                                                       \
+    case N: {                                                                                      \
+        Vector sums[N];                                                                            \
+        memcpy(sums, state, sizeof sums);                                                          \
+        TURN(N)                                                                                    \
+        memcpy(state, sums, sizeof sums);                                                          \
+        break;                                                                                     \
+    }
+
+CLONES static void turn(const uint64_t *now, const uint64_t *before, const uint64_t *read,
+                        const uint16_t *rows, size_t count, const uint32_t *weights, size_t width,
+                        uint32_t *state, const uint32_t *running, uint32_t *after) {
+    uint64_t words[MAX_GATES / 64 + 1];
+    uint16_t where[MAX_GATES / 64 + 1];
+    size_t n = 0, left = 0, i = 0;
+    for (size_t at = 0; at < count; at++) {
+        const uint64_t turned = (now[at] ^ before[at]) & read[at];
+        words[n] = turned, where[n] = (uint16_t)at;
+        n += turned != 0;
+        left += (size_t)__builtin_popcountll(turned);
+    }
+    words[n] = where[n] = 0;
+    uint64_t turned = words[0];
+    Vector *out = (Vector *)after;
+    switch (width / LANES) {
+        TURN_IN_REGISTERS(1)
+        TURN_IN_REGISTERS(2)
+        TURN_IN_REGISTERS(3)
+        TURN_IN_REGISTERS(4)
+    default:;
+        Vector *sums = (Vector *)state;
+        TURN(width / LANES)
+    }
 }
 
-static void average(const uint32_t *from, const uint32_t *to, Py_ssize_t width, int64_t frames,
-                    double factor, double *out) {
+CLONES static void average(const uint32_t *from, const uint32_t *to, Py_ssize_t width,
+                           int64_t frames, double factor, double *out) {
     for (int64_t l = 0; l < frames; l++)
         out[l] += (double)(int32_t)(to[l * width] - from[l * width]) * factor;
 }
@@ -73,48 +116,94 @@ static int64_t clip(int64_t frame, int64_t heard) {
     return frame < 0 ? 0 : frame > heard ? heard : frame;
 }
 
-PyDoc_STRVAR(gather_doc,
-             "gather(gates, features, weights, running, opened)\n\n"
-             "Add the weights of the open gates of each frame to the running sums, of which the "
-             "first row is given; running and opened are written.");
+/* Adds what the gain keeps and what it removes of n <= LANES bins to LANES sums. */
+#define KEEP(n)                                                                                    \
+    for (size_t i = 0; i < (n); i++) {                                                             \
+        const float re = spectrum[2 * i], im = spectrum[2 * i + 1], power = re * re + im * im;     \
+        kept[i] += gain[i] * gain[i] * power;                                                      \
+        removed[i] += (1 - gain[i]) * (1 - gain[i]) * power;                                       \
+    }
 
-static PyObject *gather(PyObject *self, PyObject *args) {
-    enum { GATES, FEATURES, WEIGHTS, RUNNING, OPENED, BUFFERS };
+CLONES static void keep(const float *gain, const float *spectrum, size_t bins, float *out) {
+    float kept[LANES] = {0}, removed[LANES] = {0};
+    for (; bins >= LANES; bins -= LANES, gain += LANES, spectrum += 2 * LANES) KEEP(LANES)
+    KEEP(bins)
+    for (size_t half = LANES / 2; half; half /= 2)
+        for (size_t i = 0; i < half; i++) kept[i] += kept[i + half], removed[i] += removed[i + half];
+    out[0] = kept[0], out[1] = removed[0];
+}
+
+/* What the gain keeps and removes of the frames from `begin` on, in each up to `all`, behind it in
+ * one of eight, as in `one_in_eight` of ../reading.py; returns how many. */
+static size_t keep_some(const float *gain, const float *spectrum, size_t bins, int64_t begin,
+                        int64_t frames, int64_t all, float *out) {
+    size_t written = 0;
+    for (int64_t l = begin; l < begin + frames; l++, gain += bins, spectrum += 2 * bins)
+        if (l < all || l % 8 == l / 8 * 5 % 8) keep(gain, spectrum, bins, out + 2 * written++);
+    return written;
+}
+
+PyDoc_STRVAR(listen_doc,
+             "listen(gain, gates, spectrum, bins, features, weights, running, opened, at, powers, "
+             "from, begin, all)\n\n"
+             "Take some frames. Add the weights of the open gates of each to the running sums, of "
+             "which row `at` is given and the following are written; write how many gates are open "
+             "to opened[at:]; write to powers[from:] what `powers` does and return the same.");
+
+static PyObject *listen(PyObject *self, PyObject *args) {
+    enum { GAIN, GATES, SPECTRUM, FEATURES, WEIGHTS, RUNNING, OPENED, POWERS, BUFFERS };
     Py_buffer in[BUFFERS];
+    Py_ssize_t bins, at, from;
+    long long begin, all;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*y*y*w*w*", &in[GATES], &in[FEATURES], &in[WEIGHTS],
-                          &in[RUNNING], &in[OPENED]))
+    if (!PyArg_ParseTuple(args, "y*y*y*ny*y*w*w*nw*nLL", &in[GAIN], &in[GATES], &in[SPECTRUM], &bins,
+                          &in[FEATURES], &in[WEIGHTS], &in[RUNNING], &in[OPENED], &at,
+                          &in[POWERS], &from, &begin, &all))
         return NULL;
-    const size_t frames = (size_t)in[OPENED].len / 2, count = (size_t)in[FEATURES].len / 4;
+    const size_t frames = bins > 0 ? (size_t)(in[GAIN].len / 4 / bins) : 0;
+    const size_t room = (size_t)in[OPENED].len / 2, count = (size_t)in[FEATURES].len / 4;
     const size_t gates = frames ? (size_t)in[GATES].len / frames : 0;
-    const size_t width = (size_t)in[RUNNING].len / 4 / (frames + 1);
+    const size_t width = (size_t)in[RUNNING].len / 4 / (room + 1);
     const int32_t *features = in[FEATURES].buf;
-    int ok = width % LANES == 0 && width <= MAX_COLUMNS && gates <= MAX_GATES &&
-             (size_t)in[RUNNING].len == (frames + 1) * width * 4 &&
+    size_t written = 0;
+    int ok = bins > 0 && at >= 0 && from >= 0 && begin >= 0 && width % LANES == 0 && width <= MAX_COLUMNS &&
+             gates <= MAX_GATES && (size_t)in[RUNNING].len == (room + 1) * width * 4 &&
+             (size_t)in[GAIN].len == frames * (size_t)bins * 4 &&
+             (size_t)in[SPECTRUM].len == frames * (size_t)bins * 8 &&
              (size_t)in[GATES].len == frames * gates &&
-             (size_t)in[WEIGHTS].len == count * width * 4;
-    uint64_t before[MAX_GATES / 64] = {0};
-    ok = ok && (count <= gates || !frames); /* so that they have room */
-    for (size_t k = 0; ok && frames && k < count; k++)
+             (size_t)in[WEIGHTS].len == count * width * 4 && (size_t)at + frames <= room &&
+             (size_t)in[POWERS].len / 8 >= (size_t)from + frames;
+    uint64_t read[MAX_GATES / 64] = {0}, both[2][MAX_GATES / 64];
+    uint16_t rows[MAX_GATES]; /* of the gates that are read */
+    for (size_t k = 0; ok && frames && k < count; k++) {
         ok = features[k] >= 0 && (size_t)features[k] < gates;
+        if (!ok) break;
+        uint64_t *word = read + features[k] / 64, bit = (uint64_t)1 << features[k] % 64;
+        ok = !(*word & bit);
+        *word |= bit;
+        rows[features[k]] = (uint16_t)k;
+    }
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
         uint32_t sums[MAX_COLUMNS];
         memset(sums, 0, 4 * width);
-        for (size_t l = 0; l < frames; l++) {
-            const uint8_t *frame = (const uint8_t *)in[GATES].buf + l * gates;
-            uint32_t *running = (uint32_t *)in[RUNNING].buf + l * width;
-            ((uint16_t *)in[OPENED].buf)[l] = (uint16_t)open_gates(frame, gates);
-            turn(frame, features, count, in[WEIGHTS].buf, width, before, sums);
-            add(running, sums, width, running + width);
+        memset(both[1], 0, sizeof both[1]);
+        uint32_t *running = (uint32_t *)in[RUNNING].buf + (size_t)at * width;
+        for (size_t l = 0; l < frames; l++, running += width) {
+            uint64_t *now = both[l % 2], *before = both[1 - l % 2];
+            const uint32_t open = pack((const uint8_t *)in[GATES].buf + l * gates, gates, now);
+            ((uint16_t *)in[OPENED].buf)[(size_t)at + l] = (uint16_t)open;
+            turn(now, before, read, rows, (gates + 63) / 64, in[WEIGHTS].buf, width, sums, running,
+                 running + width);
         }
+        written = keep_some(in[GAIN].buf, in[SPECTRUM].buf, (size_t)bins, begin, (int64_t)frames,
+                            all, (float *)in[POWERS].buf + 2 * from);
         Py_END_ALLOW_THREADS
     } else {
         PyErr_SetString(PyExc_ValueError, "buffers do not fit each other");
     }
     for (int i = 0; i < BUFFERS; i++) PyBuffer_Release(&in[i]);
-    if (!ok) return NULL;
-    Py_RETURN_NONE;
+    return ok ? PyLong_FromSize_t(written) : NULL;
 }
 
 PyDoc_STRVAR(average_doc,
@@ -178,23 +267,6 @@ static PyObject *average_all(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* Adds what the gain keeps and what it removes of n <= LANES bins to LANES sums. */
-#define KEEP(n)                                                                                    \
-    for (size_t i = 0; i < (n); i++) {                                                             \
-        const float re = spectrum[2 * i], im = spectrum[2 * i + 1], power = re * re + im * im;     \
-        kept[i] += gain[i] * gain[i] * power;                                                      \
-        removed[i] += (1 - gain[i]) * (1 - gain[i]) * power;                                       \
-    }
-
-CLONES static void keep(const float *gain, const float *spectrum, size_t bins, float *out) {
-    float kept[LANES] = {0}, removed[LANES] = {0};
-    for (; bins >= LANES; bins -= LANES, gain += LANES, spectrum += 2 * LANES) KEEP(LANES)
-    KEEP(bins)
-    for (size_t half = LANES / 2; half; half /= 2)
-        for (size_t i = 0; i < half; i++) kept[i] += kept[i + half], removed[i] += removed[i + half];
-    out[0] = kept[0], out[1] = removed[0];
-}
-
 PyDoc_STRVAR(powers_doc,
              "powers(gain, spectrum, bins, begin, all, out)\n\n"
              "Write the sums over the bins of each frame of |M X|^2 and of |(1 - M) X|^2, and return "
@@ -204,7 +276,8 @@ PyDoc_STRVAR(powers_doc,
 static PyObject *powers(PyObject *self, PyObject *args) {
     enum { GAIN, SPECTRUM, OUT, BUFFERS };
     Py_buffer in[BUFFERS];
-    Py_ssize_t bins, written = 0;
+    Py_ssize_t bins;
+    size_t written = 0;
     long long begin, all;
     (void)self;
     if (!PyArg_ParseTuple(args, "y*y*nLLw*", &in[GAIN], &in[SPECTRUM], &bins, &begin, &all,
@@ -215,20 +288,17 @@ static PyObject *powers(PyObject *self, PyObject *args) {
                    in[SPECTRUM].len == frames * bins * 8 && in[OUT].len == frames * 8;
     if (ok) {
         Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t l = 0; l < frames; l++)
-            if (begin + l < all || (begin + l) % 8 == (begin + l) / 8 * 5 % 8)
-                keep((const float *)in[GAIN].buf + l * bins,
-                     (const float *)in[SPECTRUM].buf + 2 * l * bins, (size_t)bins,
-                     (float *)in[OUT].buf + 2 * written++);
+        written = keep_some(in[GAIN].buf, in[SPECTRUM].buf, (size_t)bins, begin, frames, all,
+                            in[OUT].buf);
         Py_END_ALLOW_THREADS
     } else {
         PyErr_SetString(PyExc_ValueError, "buffers do not fit each other");
     }
     for (int i = 0; i < BUFFERS; i++) PyBuffer_Release(&in[i]);
-    return ok ? PyLong_FromSsize_t(written) : NULL;
+    return ok ? PyLong_FromSize_t(written) : NULL;
 }
 
-static PyMethodDef methods[] = {{"gather", gather, METH_VARARGS, gather_doc},
+static PyMethodDef methods[] = {{"listen", listen, METH_VARARGS, listen_doc},
                                 {"average", average_all, METH_VARARGS, average_doc},
                                 {"powers", powers, METH_VARARGS, powers_doc},
                                 {NULL, NULL, 0, NULL}};
@@ -237,6 +307,10 @@ static struct PyModuleDef module = {
     NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__reading(void) {
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt")) pack = pack_avx2;
+#endif
     PyObject *made = PyModule_Create(&module);
     if (made && (PyModule_AddIntConstant(made, "MAX_GATES", MAX_GATES) < 0 ||
                  PyModule_AddIntConstant(made, "MAX_COLUMNS", MAX_COLUMNS) < 0))

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from dynse.audio.mixing import MixConfig, Mixer, active_level
-from dynse.models.bank import Banks, Draws, band_and_level, mix
+from dynse.models.bank import Banks, Draws, band_and_level, labels_of, mix
 
 CONFIG = MixConfig(seconds=1.0)
 
@@ -16,15 +16,16 @@ def mixer(tmp_path, speechlike):
         def __init__(self):
             self.config, self.seed, self.drawn = CONFIG, 3, []
             self.corpus = type("Corpus", (), {"cache": tmp_path / "c.npy", "speech": 1, "noise": 2})
+            self.genders, self.categories = ("female", "male"), ("music", "street")
 
         def voice(self, index):
             self.drawn.append(index)
             speech = speechlike[:16000] * np.float32(2.0**index)
-            return 0.5 * speech, speech
+            return 0.5 * speech, speech, self.genders[index % 2]
 
         def background(self, index):
             x = np.random.default_rng(index).standard_normal(16000)
-            return (x / np.sqrt(np.mean(x**2))).astype(np.float32)
+            return (x / np.sqrt(np.mean(x**2))).astype(np.float32), ["street", ""][index % 2]
 
     return Plain()
 
@@ -66,6 +67,12 @@ def test_mixtures_have_the_snr_and_level_asked_for(mixer, tmp_path):
     noisy, clean = mix(bank, row(speaks=0))
     assert not clean.any()
     assert noisy.square().mean().sqrt() == pytest.approx(1, rel=1e-3)
+
+
+def test_labels_are_of_what_is_heard(mixer, tmp_path):
+    bank = Banks(mixer, 4, tmp_path)(0)
+    items = [row(voice=1, noise=2), row(noise=1), row(voice=3, speaks=0), row(voice=3, sounds=0)]
+    assert labels_of(bank, torch.cat(items)).tolist() == [[1, 1], [0, -1], [-1, 1], [1, -1]]
 
 
 def test_what_the_recording_chain_does(mixer, tmp_path):

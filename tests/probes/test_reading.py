@@ -198,15 +198,15 @@ def test_run_time_imports_nothing_heavy():
     assert out.stdout.strip() == "[]"
 
 
-KERNELS = [(reading._gather, reading._average)]
+KERNELS = [(reading._listen, reading._average)]
 if reading._reading is not None:
-    KERNELS.append((reading._reading.gather, reading._reading.average))
+    KERNELS.append((reading._reading.listen, reading._reading.average))
 
 
-@pytest.mark.parametrize(("gather", "average"), KERNELS)
+@pytest.mark.parametrize(("listen", "average"), KERNELS)
 @pytest.mark.parametrize("length", [0, 1, 3, 50, 400])
 @pytest.mark.parametrize("span", [(0, 0), (-7, 7), (-80, -31), (31, 80), (2, 5), (-30, -13)])
-def test_outputs_are_means_over_the_frames_there_are(gather, average, length, span):
+def test_outputs_are_means_over_the_frames_there_are(listen, average, length, span):
     rng = np.random.default_rng(0)
     gates = (rng.uniform(size=(length, 300)) < 0.3).astype(np.uint8)
     features = np.sort(rng.permutation(300)[:21]).astype(np.int32)
@@ -215,7 +215,12 @@ def test_outputs_are_means_over_the_frames_there_are(gather, average, length, sp
     running = np.zeros((length + 1, 16), np.uint32)
     running[0] = 2**32 - 5  # about to run over
     opened = np.zeros(length, np.uint16)
-    gather(gates, features, weights, running, opened)
+    gain, spectrum = np.zeros((length, 9), "f4"), np.zeros((length, 9), "c8")
+    kept = np.zeros((length, 2), np.float32)
+    given = (features, weights, running, opened)
+    for at in range(0, length, 37):
+        part = slice(at, at + 37)
+        listen(gain[part], gates[part], spectrum[part], 9, *given, at, kept, at, at, length)
     assert opened.tolist() == gates.sum(axis=1).tolist()
     columns = np.array([(0, 0, 0), (1, *span), (0, *span)], np.int32)
     scale, bias = np.array([1.0, 0.5, 2.0]), np.array([3.0, 0.25])
@@ -269,19 +274,34 @@ def test_no_period_of_a_noise_escapes_the_frames_looked_at():
 
 @pytest.mark.skipif(reading._reading is None, reason="built without a C compiler")
 def test_the_compiled_reading_refuses_buffers_that_do_not_fit():
-    gates, features = np.zeros((4, 30), np.uint8), np.arange(5, dtype=np.int32)
-    weights, running = np.zeros((5, 16), np.int32), np.zeros((5, 16), np.uint32)
-    opened = np.zeros(4, np.uint16)
-    gather, average = reading._reading.gather, reading._reading.average
-    for wrong in (
-        (gates, features + 30, weights, running, opened),
-        (gates, features - 1, weights, running, opened),
-        (gates, features, weights[:4], running, opened),
-        (gates, features, weights, running[:4], opened),
-        (gates[:3, :29], features, weights, running, opened),
-    ):
+    gain, gates, x = np.zeros((4, 9), "f4"), np.zeros((4, 30), np.uint8), np.zeros((4, 9), "c8")
+    features, weights = np.arange(5, dtype=np.int32), np.zeros((5, 16), np.int32)
+    running, opened = np.zeros((6, 16), np.uint32), np.zeros(5, np.uint16)
+    listen, average = reading._reading.listen, reading._reading.average
+    good = [
+        gain,
+        gates,
+        x,
+        9,
+        features,
+        weights,
+        running,
+        opened,
+        1,
+        np.zeros((6, 2), "f4"),
+        2,
+        0,
+        9,
+    ]
+    assert listen(*good) == 4
+    for place, wrong in (
+        (0, gain[:3]), (1, gates[:3, :29]), (2, x[:3]), (3, 0), (3, 8), (4, features + 26),
+        (4, features - 1), (4, features // 2), (5, weights[:4]), (6, running[:5]), (7, opened[:4]),
+        (8, 2), (8, -1), (9, np.zeros((5, 2), "f4")), (10, -1), (10, 3), (11, -1),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="do not fit"):
-            gather(*(np.ascontiguousarray(x) for x in wrong))
+            listen(*good[:place], np.array(wrong) if np.ndim(wrong) else wrong, *good[place + 1 :])
+    running = running[:5]
     columns, one = np.array([(0, -2, 2)], np.int32), np.ones(1)
     out = np.zeros((1, 4))
     average(running, 16, 0, columns, one, one, 0, out)

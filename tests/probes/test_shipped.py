@@ -35,8 +35,8 @@ def shipped(model):
     return load_shipped(model.name, model.sha256)
 
 
-def read(model, shipped, x, sizes=(1 << 30,)):
-    reader = ProbeReader(shipped, model)
+def read(model, shipped, x, sizes=(1 << 30,), **options):
+    reader = ProbeReader(shipped, model, **options)
     stream = Stream(model, listener=reader)
     at = turn = 0
     while at < len(x):
@@ -59,6 +59,16 @@ def test_blocks_give_the_same_bits_as_the_whole(model, shipped, sizes):
         assert np.array_equal(track, cut.tracks[name], equal_nan=True), name
     assert (whole.values, whole.classes) == (cut.values, cut.classes)
     assert whole.segments == cut.segments
+
+
+def test_without_tracks_the_summary_is_the_same(model, shipped):
+    x = sample("rain_female")
+    whole, brief = read(model, shipped, x), read(model, shipped, x, tracks=False)
+    assert whole.values == brief.values
+    assert whole.classes == brief.classes
+    assert whole.segments == brief.segments
+    left_out = {"snr_input_db", "snr_enhanced_db", "si_sdr_input_db", "si_sdr_enhanced_db"}
+    assert whole.tracks.keys() - brief.tracks.keys() == left_out
 
 
 def test_a_pipe_gives_the_same_report_as_the_file():

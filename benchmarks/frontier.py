@@ -60,6 +60,7 @@ from dynse.models.compute import count_macs
 from dynse.models.conv_fsenet import ConvFSENetConfig
 from dynse.models.engine import Engine, load
 from dynse.models.evaluation import find_pairs, load_mono
+from dynse.models.losses import LossConfig
 from dynse.models.stream import enhance
 from dynse.models.training import TrainConfig, Trainer, together, validation_set
 
@@ -134,6 +135,7 @@ def recipe(name: str, steps: int, bank: int) -> TrainConfig:
         bank=bank,
         bf16=True,
         model=model,
+        loss=LossConfig(readout_weight=0.0),  # static nets have no gates to read
     )
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, conv1d, cross_entropy
 
 from ..audio.stft import BINS
 from .gating import smooth_over_time
 
 SNR_LIMITS_DB = (-20.0, 30.0)
 _AUDIBLE_DB = 25.0  # above this SNR no listener names the noise
-_SHORT, _LONG = 5, 63  # frames: 80 ms, 1 s
+_SPANS = ((-31, -7), (-6, -2), (-1, 1), (2, 6), (7, 31))  # frames averaged, as by the probes
+_LONG = 63  # frames: 1 s
 _PENALTY = 2.5  # of PESQ, about its mean
 _LOWEST_BIN = 2  # below are DC offset and rumble
 
@@ -33,11 +34,18 @@ class Readouts(nn.Module):
     genders, categories : classes of each; there may be no gender.
     """
 
+    kernel: Tensor  # (1, spans, frames)
+
     def __init__(self, gates: int, genders: int, categories: int):
         super().__init__()
-        self.sizes = [1, 1, 1, 2, max(genders, 1), categories]
+        self.sizes = [len(_SPANS), len(_SPANS), 1, 2, max(genders, 1), categories]
         self.linear = nn.Linear(gates, sum(self.sizes))
         nn.init.zeros_(self.linear.weight)
+        reach = max(-_SPANS[0][0], _SPANS[-1][1])
+        kernel = torch.zeros(1, len(_SPANS), 2 * reach + 1)
+        for k, (first, last) in enumerate(_SPANS):
+            kernel[0, k, first + reach : last + reach + 1] = 1 / (last - first + 1)
+        self.register_buffer("kernel", kernel, persistent=False)
 
     def loss(
         self, gates: Tensor, noisy: Tensor, clean: Tensor, labels: Tensor, penalties: Tensor
@@ -65,8 +73,12 @@ class Readouts(nn.Module):
             s, n = (smooth_over_time(x, frames) + 1e-7 for x in (speech, noise))
             return (10 * torch.log10(s / n)).clamp(*SNR_LIMITS_DB)
 
-        def far(estimate: Tensor, frames: int, of: Tensor) -> Tensor:
-            return over_speech((smooth_over_time(estimate[..., 0], frames) - of / 10) ** 2)
+        def around(x: Tensor) -> Tensor:  # (B, L, spans) -> (B, L)
+            half = self.kernel.shape[-1] // 2
+            return conv1d(x.transpose(1, 2), self.kernel, padding=half)[:, 0]
+
+        def far(estimate: Tensor, of_db: Tensor) -> Tensor:
+            return over_speech((estimate - of_db / 10) ** 2)
 
         of_window = ratio_db(_LONG)
         speaks = active.any(1)
@@ -74,12 +86,12 @@ class Readouts(nn.Module):
         whole = gender.transpose(1, 2), category.transpose(1, 2)  # (B, classes, L)
         gender, category = (_smooth(x, _LONG) for x in whole)
         noticed = (labels[:, 1:] >= 0) & (of_window < _AUDIBLE_DB)
-        on = smooth_over_time(vad[..., 0], _SHORT)
+        speech_on = active.to(said.dtype)
         wrong = ((pesq.mean(1) - (penalties - _PENALTY)) ** 2).mean(1)  # (B,)
         return (
-            3 * binary_cross_entropy_with_logits(on, active.to(on.dtype))
-            + far(snr, 1, ratio_db(1))
-            + 2 * far(si_sdr, _LONG, of_window)
+            6 * binary_cross_entropy_with_logits(around(vad), speech_on)
+            + far(around(snr), ratio_db(1))
+            + 2 * far(smooth_over_time(si_sdr[..., 0], _LONG), of_window)
             + 3 * (wrong * speaks).sum() / speaks.sum().clamp(min=1)
             + 0.5 * over_speech(_classes(gender, labels[:, 0]) * heard[:, None])
             + 1.5 * (_classes(category, labels[:, 1]) * noticed).mean()
@@ -88,7 +100,7 @@ class Readouts(nn.Module):
 
 def voice_activity(power: Tensor, threshold_db: float = -25.0) -> Tensor:
     """As `probes.targets.voice_activity`, from the (B, L) power of clean speech at unit level."""
-    envelope = smooth_over_time((power + 1e-12).sqrt(), _SHORT)
+    envelope = smooth_over_time((power + 1e-12).sqrt(), 5)
     coarse = (envelope > 10 ** (threshold_db / 20)).to(power.dtype)
     return smooth_over_time(coarse, 11) > 0.5
 

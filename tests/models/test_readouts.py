@@ -50,7 +50,7 @@ def test_a_map_learns_what_each_item_is(speechlike):
         speechlike, labels, penalties
     )
     assert losses[-1] < 0.6 * losses[0]
-    assert snr[1] > snr[0] + 1  # tens of dB: 20 dB apart
+    assert snr[1].sum() > snr[0].sum() + 1  # tens of dB, over all spans: 20 dB apart
     assert si_sdr[1] > si_sdr[0] + 1.5
     torch.testing.assert_close(pesq + 2.5, torch.tensor(penalties), atol=0.1, rtol=0)
     assert gender.argmax(1).tolist() == [1, 0]
@@ -64,5 +64,6 @@ def test_what_is_not_known_teaches_nothing():
     gates, unknown = torch.ones(2, 50, 1, 3), torch.full((2, 2), -1)
     readouts.loss(gates, noise, silence, unknown, torch.zeros(2, 2)).backward()
     gradient = readouts.linear.bias.grad
-    assert gradient[0] != 0  # that nobody speaks is known
-    assert not gradient[1:].any()
+    vad = readouts.sizes[0]
+    assert gradient[:vad].all()  # that nobody speaks is known
+    assert not gradient[vad:].any()

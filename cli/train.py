@@ -53,6 +53,13 @@ def train(
     estimator: Annotated[
         GateEstimator, typer.Option(help="Gradient of the gates.")
     ] = GateEstimator.FAST_SIGMOID,
+    readouts: Annotated[
+        bool,
+        typer.Option(
+            "--readouts/--no-readouts",
+            help="Ask the gates what probes will: they tell more, at no cost later.",
+        ),
+    ] = True,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Corpus to leave out; may be repeated.")
     ] = None,
@@ -98,6 +105,7 @@ def train(
     from ..audio.mixing import MixConfig
     from ..models.checkpoint import read
     from ..models.conv_fsenet import ConvFSENetConfig
+    from ..models.losses import LossConfig
     from ..models.training import TrainConfig, Trainer, TrainingError
 
     if init is not None and (static or hidden is not None):
@@ -125,6 +133,7 @@ def train(
         bf16=bf16,
         model=replace(model, estimator=estimator.value),
         mix=MixConfig(seconds=seconds),
+        loss=LossConfig() if readouts else LossConfig(readout_weight=0.0),
     )
     _say("reading the data (the first time it is decoded into a cache)")
     try:

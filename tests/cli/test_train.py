@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import soundfile
@@ -34,6 +36,15 @@ def test_goes_on_from_a_model_with_its_dimensions(data, tmp_path, checkpoint_pat
     assert "all 1 steps are done" in capsys.readouterr().err
     assert train(data, out, "--init", str(checkpoint_path), "--seed", "7") == 2
     assert "belongs to a run with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_gates_are_asked_unless_refused(data, tmp_path, checkpoint_path, asked):
+    options = () if asked else ("--no-readouts",)
+    init = ("--init", str(checkpoint_path), "--steps", "1")
+    assert train(data, tmp_path / "run", *init, *options) == 0
+    (record,) = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert (json.loads(record)["train"]["readouts"] > 0) == asked
 
 
 def test_refuses_other_dimensions_than_those_of_the_model(data, tmp_path, checkpoint_path, capsys):

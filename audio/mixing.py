@@ -202,7 +202,7 @@ class Mixer:
             snr_db=snr_db,
             level_dbfs=level_dbfs,
             speaker="" if noise_only else talker.speaker,
-            gender="" if noise_only else talker.gender,
+            gender="" if noise_only else _gender(talker),
             language="" if noise_only else talker.language,
             category=category,
             noise_label=label,
@@ -230,7 +230,7 @@ class Mixer:
         """Voice number `index` by itself: clean target, speech as recorded, and gender."""
         rng = np.random.default_rng((self.seed, index, 1))
         talker = _pick(rng, self.corpus.speech, self._speech_weights)
-        return *self._voice(rng, talker, self.config.samples, []), talker.gender
+        return *self._voice(rng, talker, self.config.samples, []), _gender(talker)
 
     def background(self, index: int) -> tuple[Samples, str]:
         """Noise number `index` by itself, at unit RMS, and its category."""
@@ -319,6 +319,11 @@ class Mixer:
         voices = [self._talk(rng, talker, n, cfg) for talker in talkers]
         gains = 10 ** (rng.uniform(-6, 0, len(voices)) / 20)
         return _reverberate(rng, np.tensordot(gains.astype(np.float32), voices, 1))[1]
+
+
+def _gender(talker: Clip) -> str:
+    """Of one known speaker: utterances of unknown ones follow each other, whoever they are."""
+    return talker.gender if talker.speaker else ""
 
 
 def synthetic_noise(rng: np.random.Generator, n: int) -> tuple[Samples, str]:

@@ -34,7 +34,7 @@ class Readouts(nn.Module):
     genders, categories : classes of each; there may be no gender.
     """
 
-    kernel: Tensor  # (1, spans, frames)
+    kernel: Tensor  # (spans, 1, frames)
 
     def __init__(self, gates: int, genders: int, categories: int):
         super().__init__()
@@ -42,9 +42,9 @@ class Readouts(nn.Module):
         self.linear = nn.Linear(gates, sum(self.sizes))
         nn.init.zeros_(self.linear.weight)
         reach = max(-_SPANS[0][0], _SPANS[-1][1])
-        kernel = torch.zeros(1, len(_SPANS), 2 * reach + 1)
+        kernel = torch.zeros(len(_SPANS), 1, 2 * reach + 1)
         for k, (first, last) in enumerate(_SPANS):
-            kernel[0, k, first + reach : last + reach + 1] = 1 / (last - first + 1)
+            kernel[k, 0, first + reach : last + reach + 1] = 1
         self.register_buffer("kernel", kernel, persistent=False)
 
     def loss(
@@ -73,10 +73,6 @@ class Readouts(nn.Module):
             s, n = (smooth_over_time(x, frames) + 1e-7 for x in (speech, noise))
             return (10 * torch.log10(s / n)).clamp(*SNR_LIMITS_DB)
 
-        def around(x: Tensor) -> Tensor:  # (B, L, spans) -> (B, L)
-            half = self.kernel.shape[-1] // 2
-            return conv1d(x.transpose(1, 2), self.kernel, padding=half)[:, 0]
-
         def far(estimate: Tensor, of_db: Tensor) -> Tensor:
             return over_speech((estimate - of_db / 10) ** 2)
 
@@ -89,13 +85,22 @@ class Readouts(nn.Module):
         speech_on = active.to(said.dtype)
         wrong = ((pesq.mean(1) - (penalties - _PENALTY)) ** 2).mean(1)  # (B,)
         return (
-            6 * binary_cross_entropy_with_logits(around(vad), speech_on)
-            + far(around(snr), ratio_db(1))
+            6 * binary_cross_entropy_with_logits(self._around(vad), speech_on)
+            + far(self._around(snr), ratio_db(1))
             + 2 * far(smooth_over_time(si_sdr[..., 0], _LONG), of_window)
             + 3 * (wrong * speaks).sum() / speaks.sum().clamp(min=1)
             + 0.5 * over_speech(_classes(gender, labels[:, 0]) * heard[:, None])
             + 1.5 * (_classes(category, labels[:, 1]) * noticed).mean()
         )
+
+    def _around(self, x: Tensor) -> Tensor:
+        """(B, L, spans) -> (B, L): sum of the means over each span of the frames that there are."""
+        half, spans = self.kernel.shape[-1] // 2, len(self.kernel)
+        x = x.transpose(1, 2)
+        sums, counts = (
+            conv1d(y, self.kernel, padding=half, groups=spans) for y in (x, torch.ones_like(x[:1]))
+        )
+        return (sums / counts.clamp(min=1)).sum(1)
 
 
 def voice_activity(power: Tensor, threshold_db: float = -25.0) -> Tensor:

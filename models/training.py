@@ -158,6 +158,7 @@ class Trainer:
         self.network = network.train().to(self.device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         mixer = Mixer(train, config.mix, config.seed)
+        self._classes = json.dumps([mixer.genders, mixer.categories])
         self.readouts: Readouts | None = None
         if config.model.gated and config.loss.readout_weight:
             gates, classes = math.prod(self.network.gate_shape), (mixer.genders, mixer.categories)
@@ -241,14 +242,19 @@ class Trainer:
         si_sdr = si_sdr_loss(estimate, clean)
         gates = out.gates.float()
         utilisation = utilisation_loss(gates, target) if self.config.model.gated else 0 * spectral
-        penalty = self.perceptual.penalty(estimate, clean)
-        pesq = penalty.mean()
+        pesq = 0 * spectral
+        penalty: Tensor | None = None
+        if loss.pesq_weight:
+            penalty = self.perceptual.penalty(estimate, clean)
+            pesq = penalty.mean()
         intelligibility = 0 * spectral
         if loss.intelligibility_weight:
             intelligibility = intelligibility_loss(estimate, clean, self._octaves)
         readouts = 0 * spectral
         if self.readouts is not None:
             with torch.no_grad():
+                if penalty is None:
+                    penalty = self.perceptual.penalty(estimate, clean)
                 penalties = torch.stack([self.perceptual.penalty(noisy, clean), penalty], 1)
             readouts = self.readouts.loss(gates, noisy, clean, labels, penalties)
         total = (
@@ -344,6 +350,7 @@ class Trainer:
             "seconds": self.seconds,
             "statistics": self._statistics,
             "config": _identity(self.config),
+            "classes": self._classes,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "readouts": self.readouts.state_dict() if self.readouts else {},
@@ -360,6 +367,10 @@ class Trainer:
             raise TrainingError(
                 f"{self.state_path}: belongs to a run with other settings; "
                 "give the same ones, or another --out"
+            )
+        if self.readouts is not None and state["classes"] != self._classes:
+            raise TrainingError(
+                f"{self.state_path}: was trained on data with other genders or noise categories"
             )
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self._statistics.copy_(state["statistics"])

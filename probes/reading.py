@@ -10,7 +10,7 @@ of what it keeps to what it removes (`powers`, `kept_to_removed_db`);
 A frame costs K lookups and at most K * T additions of integers. The sums run on modulo 2^32, and
 the difference of two, which is the sum over a span of frames, is exact (`probe_file` bounds it), so
 tracks are bit-identical however the recording is cut. Kept are the outputs, float32: some 1 MB an
-hour for each.
+hour for each; twice that if there are probes of one's own.
 
 ``native/reading.c`` does the gathering and the means where there was a compiler at installation;
 NumPy gives the same bits.
@@ -426,7 +426,9 @@ class ProbeReader:
         self._powers = [self._powers_now[:0]]
         self._looked_at = 0  # rows of _powers_now
         self._out = np.empty(len(self._bias) * len(self._running))
-        self._outputs = [np.zeros((len(self._bias), 0), np.float32)]
+        # Built-in probes have limits; what others predict may be of any size.
+        wide = any(probe.kind == "value" and probe.limits is None for probe in self._probes)
+        self._outputs = [np.zeros((len(self._bias), 0), np.float64 if wide else np.float32)]
         self._base = self._filled = self._done = 0  # frames
 
     def _layout(self) -> None:
@@ -465,10 +467,10 @@ class ProbeReader:
     ) -> None:
         """`update` with as many frames as there is room for."""
         self._looked_at += self._listen(
-            np.ascontiguousarray(gain), np.ascontiguousarray(gates), np.ascontiguousarray(spectrum),
-            gain.shape[1], self._features, self._weights, self._running, self._open_now,
-            self._filled, self._powers_now, self._looked_at, self._base + self._filled,
-            POWERS_HEAD,
+            np.ascontiguousarray(gain, np.float32), np.ascontiguousarray(gates, np.uint8),
+            np.ascontiguousarray(spectrum, np.complex64), gain.shape[1],
+            self._features, self._weights, self._running, self._open_now, self._filled,
+            self._powers_now, self._looked_at, self._base + self._filled, POWERS_HEAD,
         )  # fmt: skip
         self._filled += len(gates)
         if self._filled == len(self._open_now):
@@ -484,7 +486,7 @@ class ProbeReader:
             running, running.shape[1], self._base, self._columns, self._scale, self._bias,
             self._done, out,
         )  # fmt: skip
-        self._outputs.append(out.astype(np.float32))
+        self._outputs.append(out.astype(self._outputs[0].dtype))
         self._opened.append(self._open_now[self._done - self._base : until - self._base].copy())
         self._powers.append(self._powers_now[: self._looked_at].copy())
         self._looked_at = 0
@@ -601,9 +603,9 @@ class ProbeReader:
         )
 
 
-def _value(probe: Probe, out: Float32) -> Float32:
+def _value(probe: Probe, out: NDArray[Any]) -> NDArray[Any]:
     value = unlink(out, probe.link)
-    return np.asarray(np.clip(value, *probe.limits) if probe.limits else value, np.float32)
+    return np.clip(value, *probe.limits) if probe.limits else value
 
 
 def _value_track(probe: Probe, out: Float32, known: NDArray[np.bool_] | None) -> Float32:

@@ -57,6 +57,17 @@ def test_a_map_learns_what_each_item_is(speechlike):
     assert category.argmax(1).tolist() == [2, 3]
 
 
+def test_spans_are_averaged_over_the_frames_there_are():
+    readouts = Readouts(3, 2, 4)
+    ones = readouts._around(torch.ones(1, 80, 5))[0]
+    torch.testing.assert_close(ones[31:-31], torch.full((18,), 5.0))
+    assert ones[0].item() == 3.0  # two spans lie before the beginning
+    ahead = torch.zeros(1, 80, 5)
+    ahead[0, 40, 4] = 1  # seen by the frames 7 to 31 before it
+    seen = readouts._around(ahead)[0].nonzero()[:, 0]
+    assert seen.tolist() == list(range(9, 34))
+
+
 def test_what_is_not_known_teaches_nothing():
     torch.manual_seed(0)
     readouts = Readouts(3, 0, 4)

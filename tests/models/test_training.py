@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import soundfile
 import torch
 
 from dynse.audio.corpus import load_corpus
-from dynse.audio.mixing import MixConfig
+from dynse.audio.mixing import MixConfig, Mixer
 from dynse.models.checkpoint import read
 from dynse.models.conv_fsenet import ConvFSENetConfig
 from dynse.models.feeds import telephone_gain
@@ -47,7 +48,14 @@ def data(tmp_path_factory, speechlike):
     for split in ("train", "valid"):
         for i in range(2):
             soundfile.write(root / f"s{split}{i}.wav", np.roll(speechlike, 999 * i), 16000)
-            speech.append({"path": f"s{split}{i}.wav", "split": split, "speaker": f"{split}{i}"})
+            speech.append(
+                {
+                    "path": f"s{split}{i}.wav",
+                    "split": split,
+                    "speaker": f"{split}{i}",
+                    "gender": ("female", "male")[i],
+                }
+            )
         soundfile.write(root / f"n{split}.wav", 0.1 * rng.standard_normal(64000), 16000)
         noise.append({"path": f"n{split}.wav", "split": split, "category": "nature"})
     for table, rows in (("speech.csv", speech), ("noise.csv", noise)):
@@ -134,9 +142,51 @@ def test_a_step_without_finite_gradient_is_skipped(corpora, tmp_path):
     assert not torch.equal(before[0], next(iter(run.network.parameters())))
 
 
-def test_networks_trained_together_are_as_if_trained_alone(corpora, tmp_path):
-    from dataclasses import replace
+@pytest.mark.parametrize("bank", [0, 6])
+def test_labels_are_those_of_the_mixtures(corpora, tmp_path, bank):
+    run = trainer(corpora, tmp_path, bank=bank, bank_steps=3, steps=6)
+    mixer = Mixer(corpora[0], run.config.mix, run.config.seed)
+    assert mixer.genders == ("female", "male")
+    assert mixer.categories == ("artificial", "nature", "public")
+    found, expected = [], []
+    for batch in run.feed.batches(0, 6):
+        found += batch.labels.tolist()
+    if bank == 0:
+        for number in range(12):
+            mixture = mixer(number)
+            expected.append([*mixer.numbers(mixture.gender, mixture.category)])
+        assert found == expected
+    genders, categories = ({row[i] for row in found} for i in (0, 1))
+    assert {0, 1} <= genders <= {-1, 0, 1}
+    assert {0, 1} <= categories <= {-1, 0, 1, 2}
 
+
+def test_readouts_are_told_how_the_sound_before_and_after_is(corpora, tmp_path, monkeypatch):
+    run = trainer(corpora, tmp_path)
+    seen = []
+
+    def loss(gates, noisy, clean, labels, penalties):
+        seen.append((noisy, clean, penalties))
+        return gates.sum() * 0
+
+    monkeypatch.setattr(run.readouts, "loss", loss)
+    run.learn(next(iter(run.feed.batches(0, 1))))
+    ((noisy, clean, penalties),) = seen
+    before = run.perceptual.penalty(noisy, clean)
+    torch.testing.assert_close(penalties[:, 0], before)
+    assert not torch.allclose(penalties[:, 1], before)
+
+
+def test_other_classes_than_the_run_began_with_are_refused(corpora, data, tmp_path):
+    run = trainer(corpora, tmp_path)
+    next(iter(run.run()))
+    other = load_corpus(data, "train", cache_dir=tmp_path / "cache")
+    other.noise[:] = [replace(clip, category="street") for clip in other.noise]
+    with pytest.raises(TrainingError, match="other genders or noise categories"):
+        trainer([other, corpora[1]], tmp_path)
+
+
+def test_networks_trained_together_are_as_if_trained_alone(corpora, tmp_path):
     static = replace(MODEL, gated=False)
     first = trainer(corpora, tmp_path / "a")
     second = Trainer(
@@ -182,16 +232,12 @@ def test_starting_from_weights(corpora, tmp_path):
 
 @pytest.mark.parametrize("estimator", ["straight_through", "gumbel"])
 def test_other_estimators_train(corpora, tmp_path, estimator):
-    from dataclasses import replace
-
     run = trainer(corpora, tmp_path, steps=4, model=replace(MODEL, estimator=estimator))
     (record,) = run.run()
     assert np.isfinite(record["train"]["total"])
 
 
 def test_static_network_trains(corpora, tmp_path):
-    from dataclasses import replace
-
     (record,) = trainer(corpora, tmp_path, steps=4, model=replace(MODEL, gated=False)).run()
     assert "utilisation" not in record["valid"]
 

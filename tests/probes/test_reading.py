@@ -167,6 +167,16 @@ def test_probes_of_another_model_are_refused(engine, tmp_path):
         ProbeReader(load_probes(tmp_path / "p"), engine)
 
 
+def test_values_without_limits_keep_their_digits(engine, tmp_path, speechlike):
+    header = {"name": "one", "model": {"name": engine.name, "sha256": engine.sha256}}
+    probe = Probe("year", "value")
+    save_probes(
+        tmp_path / "p", header, [probe], np.arange(4), np.zeros((4, 1)), np.array([1.7e9 + 33])
+    )
+    found = read(engine, load_probes(tmp_path / "p"), speechlike)
+    assert found.values["year"] == pytest.approx(1.7e9 + 33, abs=1e-3)
+
+
 def test_damaged_files_are_refused(engine, tmp_path):
     with pytest.raises(ProbesError, match="No such file"):
         load_probes(tmp_path / "nothing")
@@ -203,6 +213,41 @@ if reading._reading is not None:
     KERNELS.append((reading._reading.listen, reading._reading.average))
 
 
+def listened(listen, gates, features, weights):
+    """Running sums and numbers of open gates from `listen`, 37 frames at a time."""
+    length, width = len(gates), weights.shape[1]
+    running, opened = np.zeros((length + 1, width), np.uint32), np.zeros(length, np.uint16)
+    running[0] = 2**32 - 5  # about to run over
+    rng = np.random.default_rng(1)
+    gain, spectrum = rng.random((length, 9), "f4"), np.ones((length, 9), "c8")
+    kept = np.zeros((length, 2), np.float32)
+    given = (features, weights, running, opened)
+    written = 0
+    for at in [*range(0, length, 37), length]:  # the last of no frames
+        part = slice(at, at + 37)
+        written += listen(
+            gain[part], gates[part], spectrum[part], 9, *given, at, kept, written, at, length
+        )
+    assert written == length
+    expected = np.stack([(gain**2).sum(1), ((1 - gain) ** 2).sum(1)], 1)
+    np.testing.assert_allclose(kept, expected, rtol=1e-5)
+    return running, opened
+
+
+@pytest.mark.parametrize("width", [16, 32, 48, 64, 80])
+@pytest.mark.parametrize("gates", [1, 63, 64, 65, 300])
+def test_running_sums_are_of_the_weights_of_open_gates(width, gates):
+    rng = np.random.default_rng(width + gates)
+    on = (rng.uniform(size=(90, gates)) < 0.3).astype(np.uint8)
+    features = np.sort(rng.permutation(gates)[: 1 + gates // 2]).astype(np.int32)
+    weights = rng.integers(-(2**19), 2**19, (len(features), width), dtype=np.int32)
+    sums = np.cumsum(on[:, features].astype(np.int64) @ weights, axis=0) - 5
+    for listen, _ in KERNELS:
+        running, opened = listened(listen, on, features, weights)
+        assert np.array_equal(running[1:], sums.astype(np.uint32))
+        assert np.array_equal(opened, on.sum(1))
+
+
 @pytest.mark.parametrize(("listen", "average"), KERNELS)
 @pytest.mark.parametrize("length", [0, 1, 3, 50, 400])
 @pytest.mark.parametrize("span", [(0, 0), (-7, 7), (-80, -31), (31, 80), (2, 5), (-30, -13)])
@@ -212,15 +257,7 @@ def test_outputs_are_means_over_the_frames_there_are(listen, average, length, sp
     features = np.sort(rng.permutation(300)[:21]).astype(np.int32)
     weights = np.zeros((21, 16), np.int32)
     weights[:, :3] = rng.integers(-(2**19), 2**19, (21, 3))
-    running = np.zeros((length + 1, 16), np.uint32)
-    running[0] = 2**32 - 5  # about to run over
-    opened = np.zeros(length, np.uint16)
-    gain, spectrum = np.zeros((length, 9), "f4"), np.zeros((length, 9), "c8")
-    kept = np.zeros((length, 2), np.float32)
-    given = (features, weights, running, opened)
-    for at in range(0, length, 37):
-        part = slice(at, at + 37)
-        listen(gain[part], gates[part], spectrum[part], 9, *given, at, kept, at, at, length)
+    running, opened = listened(listen, gates, features, weights)
     assert opened.tolist() == gates.sum(axis=1).tolist()
     columns = np.array([(0, 0, 0), (1, *span), (0, *span)], np.int32)
     scale, bias = np.array([1.0, 0.5, 2.0]), np.array([3.0, 0.25])

@@ -9,11 +9,11 @@ over the recordings scored, and its time is the engine's on one thread, all poin
 Pruned points start dense: their goal falls from 0.95 of the gates to their own over half of the
 steps.
 
-By this command, 1200 steps, all points (`docs/frontier.json`): against the line through the static
-nets the pruned ones lose 0.03 to 0.08 of WB-PESQ and 0.04 to 0.30 dB at equal MMAC/s on validation,
-0.01 to 0.04 and 0.02 to 0.36 dB on test; at equal time 0.06 to 0.10 on validation. Of the two widths
-neither is ahead: 128 x 128 loses least at 0.5 of its gates, 64 x 192 at 0.25. Four of the points were
-trained in one run, seven in another, on the same mixtures.
+By this command, 1200 steps, all points (`docs/frontier.json`): against the line through the
+static nets the pruned ones lose 0.03 to 0.08 of WB-PESQ and 0.04 to 0.30 dB at equal MMAC/s on
+validation, 0.01 to 0.04 and 0.02 to 0.36 dB on test; at equal time 0.06 to 0.10 on validation. Of
+the two widths neither is ahead. Four of the points were trained in one run, seven in another, on
+the same mixtures.
 
 Before that, after 2000 of 4000 steps on the same mixtures, one seed each (WB-PESQ and SI-SDR on 192
 validation mixtures, average MMAC/s), as single runs of `Trainer` with 16 gating units:

@@ -93,7 +93,8 @@ def load_corpus(
     Raises
     ------
     CorpusError
-        Folder, tables or columns are missing, or the split holds no speech or no noise.
+        Folder, tables or columns are missing, the split holds no speech or no noise, or there is no
+        such corpus to leave out.
     """
     data = Path(data)
     if split not in SPLITS:
@@ -107,6 +108,10 @@ def load_corpus(
         speech_rows, noise_rows = _clean_rows(data), _noise_rows(data)
     else:
         raise CorpusError(f"{data}: needs speech.csv and noise.csv, or folders clean/ and noise/")
+    corpora = {row.get("corpus", "") for row in (*speech_rows, *noise_rows)} - {""}
+    if unknown := sorted(set(exclude) - corpora):
+        known = f"known are {', '.join(sorted(corpora))}" if corpora else "it names none"
+        raise CorpusError(f"{data}: no corpus {unknown[0]!r} to leave out; {known}")
     speech_rows, noise_rows = (
         [row for row in rows if row["split"] == split and row.get("corpus", "") not in exclude]
         for rows in (speech_rows, noise_rows)

@@ -105,7 +105,7 @@ def check_fields(option: str, conditions: Sequence[Condition], probes: Probes) -
             name = _PROBE_OF.get(field, field)
             fitted = [p for p in probes.probes if p.name == name]
             fitted += [own[field]] if field in own else []
-            known = {label for probe in fitted for label in probe.classes}
+            known = {x for probe in fitted for x in probe.classes if x not in probe.unnamed}
             if known and word not in known:
                 raise refuse(
                     condition,

@@ -126,5 +126,5 @@ F0Csv = Annotated[
     bool, typer.Option("--f0-csv", help="F0 as time,frequency,confidence (one input).")
 ]
 Frames = Annotated[
-    bool, typer.Option("--frames", help="JSON with tracks, one value a 16 ms frame.")
+    bool, typer.Option("--frames", help="With --json or --jsonl: tracks, one value a 16 ms frame.")
 ]

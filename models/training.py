@@ -7,6 +7,7 @@ seed alone, so a killed run goes on as if it had not been killed.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
@@ -158,7 +159,8 @@ class Trainer:
         self.network = network.train().to(self.device)
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         mixer = Mixer(train, config.mix, config.seed)
-        self._classes = json.dumps([mixer.genders, mixer.categories])
+        clips = repr((train.speech, train.noise)).encode()
+        self._data_key = hashlib.sha256(clips).hexdigest()
         self.readouts: Readouts | None = None
         if config.model.gated and config.loss.readout_weight:
             gates, classes = math.prod(self.network.gate_shape), (mixer.genders, mixer.categories)
@@ -350,7 +352,7 @@ class Trainer:
             "seconds": self.seconds,
             "statistics": self._statistics,
             "config": _identity(self.config),
-            "classes": self._classes,
+            "data": self._data_key,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "readouts": self.readouts.state_dict() if self.readouts else {},
@@ -362,15 +364,20 @@ class Trainer:
         os.replace(partial, self.state_path)
 
     def _resume(self) -> None:
-        state = torch.load(self.state_path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(self.state_path, map_location=self.device, weights_only=True)
+            assert state["config"]
+        except Exception as error:  # of a dozen kinds, none of which names the file
+            raise TrainingError(f"{self.state_path}: damaged; begin another --out") from error
         if state["config"] != _identity(self.config):
             raise TrainingError(
                 f"{self.state_path}: belongs to a run with other settings; "
                 "give the same ones, or another --out"
             )
-        if self.readouts is not None and state["classes"] != self._classes:
+        if state["data"] != self._data_key:
             raise TrainingError(
-                f"{self.state_path}: was trained on data with other genders or noise categories"
+                f"{self.state_path}: belongs to a run on other data; begin another --out,"
+                f" with --init {self.out / 'last.safetensors'} to keep what it has learnt"
             )
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self._statistics.copy_(state["statistics"])
@@ -443,8 +450,12 @@ def validation_set(valid: Corpus, config: TrainConfig) -> tuple[Tensor, Tensor, 
 
 
 @torch.no_grad()
-def validate(network: ConvFSENet, noisy: Tensor, clean: Tensor, snr_db: Tensor) -> dict[str, float]:
+def validate(
+    network: ConvFSENet, noisy: Tensor, clean: Tensor, snr_db: Tensor
+) -> dict[str, float | None]:
     """Scores on fixed mixtures, mean over mixtures, of what the network makes of them.
+
+    None is the mean over mixtures or frames of which there are none.
 
     ``si_sdr_db_over_snr_above_15`` is the SI-SDR of mixtures above 15 dB less their SNR: below 0
     the network harms good recordings.
@@ -471,9 +482,7 @@ def validate(network: ConvFSENet, noisy: Tensor, clean: Tensor, snr_db: Tensor) 
     scores = {
         "pesq": float(np.mean(pesq)),
         "si_sdr_db": float(np.mean(sdr)),
-        "si_sdr_db_over_snr_above_15": float(
-            np.mean((np.array(sdr) - snr_db.numpy())[snr_db.numpy() > 15])
-        ),
+        "si_sdr_db_over_snr_above_15": float(torch.mean((torch.tensor(sdr) - snr_db)[snr_db > 15])),
     }
     if network.config.gated:
         g, p = torch.cat(gates), torch.cat(present)
@@ -489,4 +498,4 @@ def validate(network: ConvFSENet, noisy: Tensor, clean: Tensor, snr_db: Tensor) 
             "block_min": float(g.mean((0, 1, 3)).min()),
             "block_max": float(g.mean((0, 1, 3)).max()),
         }
-    return {name: round(value, 4) for name, value in scores.items()}
+    return {n: None if math.isnan(x) else round(x, 4) for n, x in scores.items()}

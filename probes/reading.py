@@ -54,6 +54,10 @@ HOP_S = HOP / SAMPLE_RATE
 _MIN_SPEECH_S = 0.25
 """With less speech than this nothing is said of SNR, SI-SDR, PESQ or gender."""
 _MIN_VOICED = 8
+_MIN_NAMED_S = {"gender": 0.5, "category": 1.0}
+"""Of speech, and of the recording: with less neither is named."""
+_MIN_GENDER_SNR_DB = -3.0
+"""Below this estimate, in which little of a voice is left, no gender is named."""
 _PIECE = 1024
 _LANES = 16  # columns are padded to a multiple of it for native/reading.c
 POWERS_HEAD = 1024
@@ -582,14 +586,21 @@ class ProbeReader:
                     values[f"f0_{part}"] = value
                 continue
             values[name] = float(heard.mean()) if said and heard.size else None
+            if values[name] is None:
+                only = np.zeros(count, np.bool_)
             tracks[name] = partial(_value_track, probe, out[0], only)
         level = values.get("snr_input_db")
         clean_from = self.probes.header.get("clean_from_db") or _CLEAN_SNR_DB
-        if silent or (level is not None and level >= clean_from):
-            classes = {
-                name: (None, {}) if name == "category" or silent else said
-                for name, said in classes.items()
-            }
+        if silent:
+            classes = dict.fromkeys(classes, (None, {}))
+        elif level is not None and level >= clean_from and "category" in classes:
+            classes["category"] = (None, {})
+        elif level is not None and level < _MIN_GENDER_SNR_DB and "gender" in classes:
+            classes["gender"] = (None, classes["gender"][1])
+        seconds = {"gender": len(rows["speech"]) * HOP_S, "category": count * HOP_S}
+        for name, least in _MIN_NAMED_S.items():
+            if name in classes and seconds[name] < least:
+                classes[name] = (None, classes[name][1])
         return Reading(
             frames=count,
             utilisation=float(opened.mean(dtype="f8")) / self._gates

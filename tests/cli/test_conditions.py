@@ -101,15 +101,19 @@ def test_every_field_is_a_column():
 
 
 def test_a_word_that_the_probes_never_say_is_wrong_usage():
-    classes = {"category": ("office", "street"), "gender": ("female", "male")}
     probes = SimpleNamespace(
-        probes=[SimpleNamespace(name=name, classes=classes[name]) for name in classes]
+        probes=[
+            Probe("category", "class", ("music", "office", "street"), unnamed=("music",)),
+            Probe("gender", "class", ("female", "male")),
+            Probe("snr_input_db", "value"),
+        ]
     )
-    probes.probes.append(SimpleNamespace(name="snr_input_db", classes=()))
     fine = [Condition("noise==street or not gender!='male' or noise==null")]
     check_fields("--only-if", fine, probes)
     with pytest.raises(typer.BadParameter, match=r"'bable' is no noise .* office, street"):
         check_fields("--only-if", [*fine, Condition("snr_db<3 or noise==bable")], probes)
+    with pytest.raises(typer.BadParameter, match=r"'music' is no noise .* office, street"):
+        check_fields("--only-if", [Condition("noise==music")], probes)
 
 
 @pytest.mark.parametrize("text", ["noise==street", "snr_db<3", "not speech_ratio>0", "f0_hz>9"])

@@ -177,13 +177,28 @@ def test_readouts_are_told_how_the_sound_before_and_after_is(corpora, tmp_path, 
     assert not torch.allclose(penalties[:, 1], before)
 
 
-def test_other_classes_than_the_run_began_with_are_refused(corpora, data, tmp_path):
+def test_other_data_than_the_run_began_with_is_refused(corpora, data, tmp_path):
     run = trainer(corpora, tmp_path)
     next(iter(run.run()))
     other = load_corpus(data, "train", cache_dir=tmp_path / "cache")
     other.noise[:] = [replace(clip, category="street") for clip in other.noise]
-    with pytest.raises(TrainingError, match="other genders or noise categories"):
+    with pytest.raises(TrainingError, match="belongs to a run on other data"):
         trainer([other, corpora[1]], tmp_path)
+
+
+@pytest.mark.parametrize("left", [0, 20_000, None])
+def test_a_damaged_state_file_is_named(corpora, tmp_path, left):
+    next(iter(trainer(corpora, tmp_path).run()))
+    state = tmp_path / "state.pt"
+    state.write_bytes(b"junk" if left is None else state.read_bytes()[:left])
+    with pytest.raises(TrainingError, match=r"state\.pt: damaged"):
+        trainer(corpora, tmp_path)
+
+
+def test_few_validation_mixtures_are_scored(corpora, tmp_path):
+    (record, *_) = trainer(corpora, tmp_path, valid_mixtures=1).run()
+    assert record["valid"]["pesq"] > 1
+    assert None in record["valid"].values()  # it is not both easy and hard
 
 
 def test_networks_trained_together_are_as_if_trained_alone(corpora, tmp_path):

@@ -61,6 +61,15 @@ def test_blocks_give_the_same_bits_as_the_whole(model, shipped, sizes):
     assert whole.segments == cut.segments
 
 
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.3, 0.6])
+def test_short_sound_is_not_named(model, shipped, seconds):
+    for name in ("keyboard_male", "noise_only", "rain_female"):
+        x = sample(name)[16000:][: round(16000 * seconds)]
+        found = read(model, shipped, x).classes
+        assert found["category"][0] is None
+        assert seconds > 0.5 or found["gender"][0] is None
+
+
 def test_without_tracks_the_summary_is_the_same(model, shipped):
     x = sample("rain_female")
     whole, brief = read(model, shipped, x), read(model, shipped, x, tracks=False)

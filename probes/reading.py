@@ -68,8 +68,9 @@ RATIO_LIMITS = (-50.0, 60.0)
 _CLEAN_SNR_DB = 22.0
 """From this estimate on no noise is named, unless the probes file says from which."""
 _SURE = 0.7
-"""Probability from which a class is named. On the validation stream the gender of 74 % of the
-utterances is, 87 % of them rightly, and the noise of 22 % of the scenes, 7 of 9 rightly."""
+"""Probability from which a class is named. On the validation stream, with version 4 of dynse-25,
+the gender of 74 % of the utterances is, 87 % of them rightly, and the noise of 22 % of the scenes,
+7 of 9 rightly."""
 
 
 class Gated(Protocol):

@@ -374,7 +374,7 @@ class Trainer:
                 f"{self.state_path}: belongs to a run with other settings; "
                 "give the same ones, or another --out"
             )
-        if state["data"] != self._data_key:
+        if state.get("data") != self._data_key:
             raise TrainingError(
                 f"{self.state_path}: belongs to a run on other data; begin another --out,"
                 f" with --init {self.out / 'last.safetensors'} to keep what it has learnt"

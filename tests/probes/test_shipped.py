@@ -70,6 +70,25 @@ def test_short_sound_is_not_named(model, shipped, seconds):
         assert seconds > 0.5 or found["gender"][0] is None
 
 
+def arpeggio(lowest_hz, attack):
+    """Twelve seconds of broken chords, notes of six harmonics."""
+    at = np.arange(16000 // 4) / 16000
+    notes = []
+    for step in range(48):
+        hertz = lowest_hz * 2 ** ((0, 4, 7, 12, 7, 4)[step % 6] / 12)
+        tone = sum(np.sin(2 * np.pi * k * hertz * at) / k for k in range(1, 7))
+        notes.append(tone * np.minimum(at / attack, 1) * np.exp(-2 * at))
+    return (0.05 * np.concatenate(notes)).astype(np.float32)
+
+
+@pytest.mark.parametrize("lowest_hz", [110, 165, 220])
+@pytest.mark.parametrize("attack", [0.003, 0.06])
+def test_music_has_no_gender_nor_name(model, shipped, lowest_hz, attack):
+    found = read(model, shipped, arpeggio(lowest_hz, attack))
+    assert found.classes["gender"][0] is None
+    assert found.classes["category"][0] is None
+
+
 def test_without_tracks_the_summary_is_the_same(model, shipped):
     x = sample("rain_female")
     whole, brief = read(model, shipped, x), read(model, shipped, x, tracks=False)

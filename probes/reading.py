@@ -620,13 +620,8 @@ class ProbeReader:
             classes = dict.fromkeys(classes, (None, {}))
         elif level is not None and level >= clean_from and "category" in classes:
             classes["category"] = (None, {})
-        weak = level is not None and level < _MIN_GENDER_SNR_DB
-        if "gender" in classes and (weak or music >= _SURE):
-            classes["gender"] = (None, classes["gender"][1])
-        seconds = {"gender": len(rows["speech"]) * HOP_S, "category": count * HOP_S}
-        for name, least in _MIN_NAMED_S.items():
-            if name in classes and seconds[name] < least:
-                classes[name] = (None, classes[name][1])
+        for name in _not_named(level, music, len(rows["speech"]), count) & classes.keys():
+            classes[name] = (None, classes[name][1])
         return Reading(
             frames=count,
             utilisation=float(opened.mean(dtype="f8")) / self._gates
@@ -638,6 +633,17 @@ class ProbeReader:
             classes=classes,
             values=values,
         )
+
+
+def _not_named(snr_db: float | None, music: float, spoken: int, frames: int) -> set[str]:
+    """Classes of which too little is heard to name one; `spoken` and `frames` are numbers."""
+    found = set()
+    if frames * HOP_S < _MIN_NAMED_S["category"]:
+        found.add("category")
+    weak = snr_db is not None and snr_db < _MIN_GENDER_SNR_DB
+    if spoken * HOP_S < _MIN_NAMED_S["gender"] or weak or music >= _SURE:
+        found.add("gender")
+    return found
 
 
 def _value(probe: Probe, out: NDArray[Any]) -> NDArray[Any]:

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from scipy import fft, signal
 
 from .corpus import Clip, Corpus
+from .music import music
 from .stft import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 
 SYNTHETIC_CATEGORY = "artificial"
 BABBLE_CATEGORY = "public"
+MUSIC_CATEGORY = "music"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class MixConfig:
     p_second_noise: float = 0.25
     p_synthetic: float = 0.22
     p_babble: float = 0.06
+    p_music: float = 0.1
     p_modulation: float = 0.15
     p_level_change: float = 0.1
     p_clipping: float = 0.04
@@ -218,7 +221,10 @@ class Mixer:
     def categories(self) -> tuple[str, ...]:
         """Categories that a noise may have, in alphabetical order."""
         recorded = {clip.category for clip in self.corpus.noise} - {""}
-        return tuple(sorted(recorded | {SYNTHETIC_CATEGORY, BABBLE_CATEGORY}))
+        computed = {SYNTHETIC_CATEGORY, BABBLE_CATEGORY} | (
+            {MUSIC_CATEGORY} if self.config.p_music else set()
+        )
+        return tuple(sorted(recorded | computed))
 
     def numbers(self, gender: str, category: str) -> tuple[int, int]:
         """Places in `genders` and `categories`, -1 for what is not there."""
@@ -286,6 +292,8 @@ class Mixer:
                 (x, label), category = synthetic_noise(rng, n), SYNTHETIC_CATEGORY
             elif draw < cfg.p_synthetic + cfg.p_babble:
                 x, category, label = self._babble(rng, n, cfg), BABBLE_CATEGORY, "babble"
+            elif draw >= 1 - cfg.p_music:
+                x, category, label = music(rng, n), MUSIC_CATEGORY, "music"
             else:
                 x, category, label = self._recorded(rng, n)
             rms = float(np.sqrt(np.mean(np.square(x)))) or 1.0

@@ -33,7 +33,9 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from ..audio.corpus import Clip, Corpus
+from ..audio.mixing import MUSIC_CATEGORY as MUSIC
 from ..audio.mixing import SYNTHETIC_CATEGORY, active_level, synthetic_noise
+from ..audio.music import music
 from ..audio.stft import HOP, SAMPLE_RATE
 from ..models.engine import Engine
 from ..models.stream import Stream
@@ -41,10 +43,8 @@ from . import targets
 
 __all__ = ["LabelledStream", "Say", "StreamConfig", "build_stream", "enhanced_targets"]
 
-_VERSION = 8
+_VERSION = 9
 """Raised whenever the same configuration gives another stream."""
-MUSIC = "music"
-"""Category of scenes with music, which reports do not name."""
 
 Float32 = NDArray[np.float32]
 Say = Callable[[str], None]
@@ -210,7 +210,7 @@ class _Director:
                 ) * rng.standard_normal(n)
         else:
             if rng.random() < cfg.p_music:
-                category, noise = MUSIC, _music(rng, n)
+                category, noise = MUSIC, music(rng, n)
             else:
                 category = self._category()
                 noise = self._noise(category, n)
@@ -292,45 +292,6 @@ class _Director:
                     out[low:high] += x[low - at : high - at]
                 at += len(x)
         return out
-
-
-def _music(rng: np.random.Generator, n: int) -> Float32:
-    """One to four instruments in a scale, each with its own timbre and rhythm, often drums."""
-    out = np.zeros(n + 4 * SAMPLE_RATE)
-    beat = rng.uniform(0.25, 0.9) * SAMPLE_RATE
-    scale = np.array(((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10))[rng.integers(2)])
-    key = rng.uniform(30, 42)
-    for _ in range(rng.integers(1, 5)):
-        octave, together = 12 * rng.integers(0, 4), rng.integers(1, 4)
-        orders = np.arange(1, rng.integers(2, 14))[:, None]
-        gains = rng.uniform(0.2, 1, len(orders)) * orders[:, 0] ** -rng.uniform(0.5, 2.5)
-        length = beat * rng.choice([0.5, 1, 1, 2, 4])
-        t = np.arange(int(min(length * rng.uniform(0.8, 1.5), 3.5 * SAMPLE_RATE))) / SAMPLE_RATE
-        plucked = rng.random() < 0.6
-        shape = (
-            np.exp(-t / rng.uniform(0.08, 1.0))
-            if plucked
-            else np.sin(np.pi * t / (t[-1] + 0.001)) ** 0.3
-        )
-        shape = shape * np.minimum(1, t / 0.005)
-        vibrato = 0.0 if plucked else rng.uniform(0, 0.04) * np.sin(2 * np.pi * 5.5 * t)
-        rest, loudness = rng.uniform(0, 0.4), rng.uniform(0.2, 1)
-        for at in np.arange(0, n, length).astype(int):
-            if rng.random() < rest:
-                continue
-            for step in rng.choice(len(scale), together, replace=False):
-                hertz = 440 * 2 ** ((key + octave + scale[step] - 69) / 12)
-                heard = gains * (orders[:, 0] * hertz < SAMPLE_RATE / 2)
-                wave = heard @ np.sin(orders * (2 * np.pi * hertz * t + vibrato * 5))
-                out[at : at + len(t)] += loudness * wave * shape
-    if rng.random() < 0.5:
-        t = np.arange(SAMPLE_RATE // 4) / SAMPLE_RATE
-        for every, decay, low in ((2, 0.06, True), (1, 0.02, False)):
-            hit = np.sin(2 * np.pi * 60 * t) if low else rng.standard_normal(len(t))
-            hit = rng.uniform(0.3, 2) * hit * np.exp(-t / decay)
-            for at in np.arange(0, n, every * beat).astype(int):
-                out[at : at + len(t)] += hit
-    return out[:n].astype(np.float32)
 
 
 def _trimmed(x: Float32) -> Float32:

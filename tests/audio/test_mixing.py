@@ -58,7 +58,9 @@ def test_every_kind_of_mixture_is_sane(corpus):
         effects.update(mixture.effects)
         categories.add(mixture.category)
     assert effects >= {"noise_only", "clean_only", "reverb", "clipping", "narrowband", "dropout"}
-    assert categories == {"", "nature", "artificial", "public"}
+    assert categories == {"", "nature", "artificial", "public", "music"}
+    assert mixer.categories == ("artificial", "music", "nature", "public")
+    assert "music" not in Mixer(corpus, MixConfig(p_music=0.0)).categories
 
 
 def _plain(**changes):

@@ -5,7 +5,7 @@ import pytest
 
 from dynse.audio.corpus import load_corpus
 from dynse.probes.calibration import FROM_GAIN
-from dynse.probes.data import StreamConfig, _music, build_stream, enhanced_targets
+from dynse.probes.data import StreamConfig, build_stream, enhanced_targets
 from dynse.probes.fit import fit_probes, load_split
 from dynse.probes.probe_file import load_probes
 
@@ -104,14 +104,6 @@ def test_music_is_a_category_where_it_is_asked_for(corpus_folder, cache, monkeyp
     # Tones stand out of the spectrum as neither hiss nor rumble does.
     loud = power.mean(axis=1) > 0
     assert np.median(power.max(axis=1)[loud] / power.mean(axis=1)[loud]) > 8
-
-
-def test_music_is_sound():
-    for seed in range(30):
-        x = _music(np.random.default_rng(seed), 20_000)
-        assert x.shape == (20_000,)
-        assert np.isfinite(x).all()
-        assert x.std() > 0.01
 
 
 def test_own_recordings_of_music_are_named(corpus_folder, engine, tmp_path, monkeypatch, no_pesq):

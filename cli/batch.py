@@ -27,6 +27,7 @@ class Tally:
 
     planned: int
     done: int = 0
+    copied: int = 0  # of those done, what needed nothing
     skipped: int = 0
     failed: int = 0
     sound_s: float = 0.0
@@ -43,7 +44,8 @@ class Tally:
     def summary(self, verb: str) -> str:
         """One line on the whole, `verb` being what was done to the inputs."""
         left = self.planned - self.done - self.skipped - self.failed
-        counts = [(self.done, verb), (self.skipped, "skipped"), (self.failed, "failed")]
+        counts = [(self.done - self.copied, verb), (self.copied, "copied untouched")]
+        counts += [(self.skipped, "skipped"), (self.failed, "failed")]
         counts.append((left, "not started or finished"))
         parts = [f"{count} {what}" for count, what in counts if count]
         text = f"dynse: {self.planned} inputs: {', '.join(parts) or 'nothing done'}"
@@ -109,6 +111,7 @@ def run(
             tally.skipped += 1
         else:
             tally.done += 1
+            tally.copied += bool(getattr(event.result, "untouched", ""))
             tally.sound_s += event.result.sound_s
             on_done(screen, i, event.result)
 

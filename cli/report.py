@@ -115,7 +115,7 @@ class Analyst:
             "f0_hz": {k: _number(values.get(f"f0_{k}"), 1) for k in ("median", "p10", "p90")},
             "compute": {
                 "utilisation": _number(reading.utilisation),
-                "mmac_per_s": _number(_mmac(engine, reading.utilisation), 2),
+                "mmac_per_s": _number(_mmac(engine, reading), 2),
                 "frames": reading.frames,
             },
         }
@@ -219,10 +219,13 @@ def own_columns(probes: Probes) -> tuple[str, ...]:
     return tuple(CUSTOM + probe.name for probe in own_probes(probes))
 
 
-def _mmac(engine: Engine, utilisation: float | None) -> float:
+def _mmac(engine: Engine, reading: Reading) -> float:
     from ..models.compute import count_macs
 
-    return count_macs(engine.header["dims"]).mmac_per_s(1.0 if utilisation is None else utilisation)
+    if not reading.frames:
+        return 0.0
+    used = 1.0 if reading.utilisation is None else reading.utilisation  # it has no gates
+    return count_macs(engine.header["dims"]).mmac_per_s(used)
 
 
 def _tracks(reading: Reading) -> Report:
@@ -286,7 +289,8 @@ def flat(report: Report) -> dict[str, Any]:
     names = ("duration_s", "sample_rate", "channels", "peak_dbfs", "clipped_samples")
     row |= {name: audio[name] for name in names}
     row["speech_ratio"] = report["vad"]["speech_ratio"]
-    row["segments"] = len(report["vad"]["segments"])
+    if row["speech_ratio"] is not None:
+        row["segments"] = len(report["vad"]["segments"])
     for side in ("input", "enhanced"):
         row[f"snr_{side}_db"] = report["snr_db"][side]
         row[f"si_sdr_{side}_db"] = report["si_sdr_db"][side]

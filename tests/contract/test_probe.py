@@ -63,6 +63,7 @@ def test_jsonl_is_a_line_an_input_in_their_order_failures_too(dynse, speech, str
     assert nothing["vad"]["segments"] == []
     assert {warning["code"] for warning in nothing["warnings"]} == {"silence"}
     assert {warning["code"] for warning in reports[1]["warnings"]} == {"empty", "narrowband"}
+    assert reports[1]["compute"] == {"utilisation": None, "mmac_per_s": 0.0, "frames": 0}
 
 
 def test_enhance_gives_the_same_report_from_the_same_pass(dynse, speech, strict_json):
@@ -238,6 +239,7 @@ def test_only_if_copies_the_others_untouched(dynse, speech, strict_json):
         assert before == after, "bit for bit"
         assert f"{name} -> out/{name}: copied untouched: channels==2" in done.text
     assert not np.array_equal(dynse.read("é.flac"), dynse.read("out/é.flac"))
+    assert "4 inputs: 1 enhanced, 2 copied untouched, 1 failed" in done.text
     assert dynse.files("out") == ["a b.wav", "silence.wav", "é.flac"]
     reports = strict_json(done.stdout)
     codes = [{warning["code"] for warning in report["warnings"]} for report in reports]

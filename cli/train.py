@@ -47,6 +47,9 @@ def train(
     hidden: Annotated[
         int | None, typer.Option(min=1, show_default="128", help="Gated channels a block.")
     ] = None,
+    residual: Annotated[
+        int | None, typer.Option(min=1, show_default="128", help="Channels between the blocks.")
+    ] = None,
     static: Annotated[
         bool, typer.Option("--static", help="Train without gates, for comparison.")
     ] = False,
@@ -108,13 +111,15 @@ def train(
     from ..models.losses import LossConfig
     from ..models.training import TrainConfig, Trainer, TrainingError
 
-    if init is not None and (static or hidden is not None):
+    if init is not None and (static or hidden is not None or residual is not None):
         raise typer.BadParameter(
-            "--init brings its own dimensions", param_hint="--hidden, --static"
+            "--init brings its own dimensions", param_hint="--hidden, --residual, --static"
         )
     torch.set_num_threads(threads)
     if init is None:
-        model = ConvFSENetConfig(hidden_channels=hidden or 128, gated=not static)
+        model = ConvFSENetConfig(
+            residual_channels=residual or 128, hidden_channels=hidden or 128, gated=not static
+        )
     else:
         with refusing(init):
             model = ConvFSENetConfig.from_dict(read(init).header["dims"])

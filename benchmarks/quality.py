@@ -26,7 +26,7 @@ import numpy as np
 
 from dynse.audio.mixing import active_level, mix_at_snr
 from dynse.audio.stft import SAMPLE_RATE, analyse
-from dynse.models.checkpoint import DEFAULT, read
+from dynse.models.checkpoint import DEFAULT, SHIPPED, read
 from dynse.models.compute import count_macs
 from dynse.models.engine import Engine, load
 from dynse.models.evaluation import (
@@ -59,7 +59,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     if arguments.readme:
-        renew({"models": models_table(report), "results": results_table(report)})
+        renew({"models": models_table(), "results": results_table(report)})
 
 
 def measure(test: Path, model: str, jobs: int) -> dict[str, Any]:
@@ -148,25 +148,41 @@ def _mean(rows: list[dict[str, float | None]]) -> dict[str, float]:
     return {**means, "worst": max(abs(row["level_db"] or 0.0) for row in rows)}
 
 
-def models_table(report: dict[str, Any]) -> str:
-    """One row about the model, from its checkpoint and its scores."""
-    checkpoint = read(report["model"]["name"])
-    dims, data = checkpoint.header["dims"], checkpoint.header["data"]
-    macs, mean = count_macs(dims), report["mean"]
-    running = ("running_mean", "running_var", "num_batches_tracked")
-    weights = sum(x.size for n, x in checkpoint.tensors.items() if not n.endswith(running))
-    cells = (
-        f"`{report['model']['name']}` (default)",
-        f"{weights / 1e3:.0f} k",
-        f"{macs.mmac_per_s():.1f} MMAC/s",
-        f"{mean['mmac_per_s']:.1f} MMAC/s at utilisation {mean['utilisation']:.2f}",
-        "32 ms, no look-ahead",
-        "Apache-2.0",
-        "CC BY-NC-SA 4.0",
-        f"{data['speech_hours']} h of speech, {data['noise_hours']} h of noise",
-    )
+def models_table() -> str:
+    """One row about each shipped model, from its checkpoint and the scores in it."""
     head = ("model", "parameters", "dense", "average (test set)", "latency", "code", "weights")
-    return table((*head, "trained on"), [cells])
+    rows = []
+    for name in SHIPPED:
+        checkpoint = read(name)
+        data, test = checkpoint.header["data"], checkpoint.header["scores"]["test"]
+        macs, used = count_macs(checkpoint.header["dims"]), test["utilisation"]
+        running = ("running_mean", "running_var", "num_batches_tracked")
+        weights = sum(x.size for n, x in checkpoint.tensors.items() if not n.endswith(running))
+        rows.append(
+            (
+                f"`{name}`" + " (default)" * (name == DEFAULT),
+                f"{weights / 1e3:.0f} k",
+                f"{macs.mmac_per_s():.1f} MMAC/s",
+                f"{macs.mmac_per_s(used):.1f} MMAC/s at utilisation {used:.2f}",
+                "32 ms, no look-ahead",
+                "Apache-2.0",
+                "CC BY-NC-SA 4.0",
+                f"{data['speech_hours']} h of speech, {data['noise_hours']} h of noise",
+            )
+        )
+    return table((*head, "trained on"), rows)
+
+
+def _shipped(besides: str) -> list[dict[str, Any]]:
+    """Scores of the other shipped models, as their checkpoints say them."""
+    rows = []
+    for name in SHIPPED:
+        header = read(name).header
+        test = header.get("scores", {}).get("test")
+        if name != besides and test:
+            cost = count_macs(header["dims"]).mmac_per_s(test["utilisation"])
+            rows.append({"name": f"**{name}**", "mmac_per_s": cost, **test["mean"]})
+    return rows
 
 
 def results_table(report: dict[str, Any]) -> str:
@@ -178,7 +194,7 @@ def results_table(report: dict[str, Any]) -> str:
     by_noise = table(("noise", *head[1:]), [_row(name, part) for name, part in parts.items()])
     mean = report["mean"]
     own = {"name": f"**{report['model']['name']}**", "mmac_per_s": mean["mmac_per_s"]}
-    everyone = [own | mean["enhanced"], *report["peers"]]
+    everyone = [own | mean["enhanced"], *_shipped(report["model"]["name"]), *report["peers"]]
     everyone.sort(key=lambda row: -row["pesq"])
     beside = table(
         ("on the same files", "MMAC/s", *head[1:5]),

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -38,6 +39,8 @@ except ImportError:  # Windows
 
 _PIECE = 50  # voices and noises that a worker draws at once
 _KNOTS = 5  # of a change of level
+_KEPT_S = 14 * 86_400.0
+"""Banks that no run has used for this long are removed: they are large, and can be drawn again."""
 
 
 NO_LIMIT = 1e6
@@ -101,11 +104,20 @@ class Banks:
         path = self.folder / f"bank-{self._key}-{number}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
         with _lock(path.with_suffix(".lock")):
-            if not path.exists():
+            if path.exists():
+                path.touch()
+            else:
+                self._sweep()
                 partial = path.with_suffix(f".{os.getpid()}")
                 save_file(self._draw(number)._asdict(), partial)
                 os.replace(partial, path)
         return Bank(**load_file(path))
+
+    def _sweep(self) -> None:
+        for old in self.folder.glob("bank-*"):
+            with suppress(OSError):  # another run may have been faster
+                if old.suffix != ".lock" and time.time() - old.stat().st_mtime > _KEPT_S:
+                    old.unlink()
 
     def _draw(self, number: int) -> Bank:
         first, n = number * self.size, self.mixer.config.samples

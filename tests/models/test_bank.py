@@ -1,3 +1,6 @@
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +55,28 @@ def test_banks_are_drawn_once_and_shared(mixer, tmp_path):
     mixer.seed = 4
     Banks(mixer, 4, tmp_path / "banks")(0)
     assert len(mixer.drawn) == 12, "of another seed"
+
+
+def test_banks_that_no_run_uses_any_more_are_removed(mixer, tmp_path):
+    def is_old(path):
+        weeks_ago = time.time() - 30 * 86_400
+        os.utime(path, (weeks_ago, weeks_ago))
+
+    kept, left, other = (tmp_path / x for x in ("bank-a-0.safetensors", "bank-b-0.4711", "other"))
+    for path in (kept, left, other):
+        path.touch()
+    is_old(left)
+    is_old(other)
+    banks = Banks(mixer, 4, tmp_path)
+    banks(0)
+    assert kept.exists()
+    assert other.exists(), "no bank"
+    assert not left.exists()
+    (own,) = set(tmp_path.glob("bank-*-0.safetensors")) - {kept}
+    is_old(own)
+    banks(0)
+    banks(1)
+    assert own.exists(), "it was used"
 
 
 def test_mixtures_have_the_snr_and_level_asked_for(mixer, tmp_path):

@@ -266,8 +266,13 @@ class Trainer:
             + loss.pesq_weight * pesq
             + loss.intelligibility_weight * intelligibility
             + loss.readout_weight * readouts
+            + self._further_loss(out.mask, noisy)
         )
         return total, spectral, si_sdr, utilisation, pesq, intelligibility, readouts
+
+    def _further_loss(self, mask: Tensor, noisy: Tensor) -> Tensor | float:
+        """For experiments: what a subclass asks of the mask besides."""
+        return 0.0
 
     def learn(self, batch: Batch) -> None:
         """One step. On a GPU the batch must lie where that of the first step lay."""

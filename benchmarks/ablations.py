@@ -1,6 +1,6 @@
 """What each choice about the gates buys: one change at a time, same mixtures, equal steps.
 
-    python -m benchmarks.ablations DATA/ --runs RUNS/ [--steps 1000] [--only NAME] [--exclude CORPUS]
+    python -m benchmarks.ablations DATA/ --runs RUNS/ [--steps 1000] [--only NAME]
     python -m benchmarks.ablations DATA/ --runs RUNS/ --no-train [--readme]
 
 The first command trains the variants side by side, each on every batch (killed, it goes on from

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,13 +29,9 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..audio.lock import lock
 from ..audio.mixing import MixConfig, Mixer, active_level
 from .spectra import band_gain
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _PIECE = 50  # voices and noises that a worker draws at once
 _KNOTS = 5  # of a change of level
@@ -102,8 +98,7 @@ class Banks:
 
     def _get(self, number: int) -> Bank:
         path = self.folder / f"bank-{self._key}-{number}.safetensors"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(path.with_suffix(".lock")):
+        with lock(path.with_suffix(".lock")):
             if path.exists():
                 path.touch()
             else:
@@ -138,15 +133,6 @@ class Banks:
                 for whole, values in zip((sounds, scales, levels, labels), piece, strict=True):
                     whole[part] = torch.from_numpy(values)
         return Bank(sounds, scales, levels, labels)
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """One process at a time; where files cannot be locked, all draw, to the same bank."""
-    with path.open("w") as file:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 _worker_mixer: Mixer | None = None

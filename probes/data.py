@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from ..audio.corpus import Clip, Corpus
+from ..audio.lock import lock
 from ..audio.mixing import MUSIC_CATEGORY as MUSIC
 from ..audio.mixing import SYNTHETIC_CATEGORY, active_level, synthetic_noise
 from ..audio.music import music
@@ -357,9 +358,10 @@ def build_stream(
     config = replace(config, minutes=minutes[0], pesq_minutes=minutes[1])
     key = hashlib.sha256(repr((_VERSION, corpus.cache.name, clips, config)).encode())
     folder = (cache_dir or _default_cache()) / f"stream-{key.hexdigest()[:16]}"
-    if not (folder / "about.json").is_file():
-        say(f"mixing {config.minutes:g} min")
-        _write(folder, corpus, config)
+    with lock(folder.with_suffix(".lock")):  # another fit may be mixing it right now
+        if not (folder / "about.json").is_file():
+            say(f"mixing {config.minutes:g} min")
+            _write(folder, corpus, config)
     about = json.loads((folder / "about.json").read_text())
     labels = dict(np.load(folder / "labels.npz"))
     vad = labels.pop("vad").astype(np.bool_)

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from dynse.models.checkpoint import DEFAULT
+from dynse.models.checkpoint import SHIPPED as MODELS
 from dynse.models.engine import load
 from dynse.models.stream import Stream
 from dynse.probes.probe_file import SHIPPED, load_shipped
@@ -19,15 +20,16 @@ from dynse.probes.targets import voice_activity
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
+HAVE_PROBES = {entry["model"] for entry in SHIPPED.values()}
+
 pytestmark = pytest.mark.skipif(
-    load(DEFAULT).sha256 not in {entry["model"] for entry in SHIPPED.values()},
-    reason="no probes are shipped for the default model",
+    not set(MODELS.values()) <= HAVE_PROBES, reason="no probes are shipped for some model"
 )
 
 
-@pytest.fixture(scope="module")
-def model():
-    return load(DEFAULT)
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+    return load(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +83,14 @@ def arpeggio(lowest_hz, attack):
     return (0.05 * np.concatenate(notes)).astype(np.float32)
 
 
-@pytest.mark.parametrize("lowest_hz", [110, 165, 220])
+@pytest.mark.parametrize("lowest_hz", [90, 110, 165, 220, 260])
 @pytest.mark.parametrize("attack", [0.003, 0.06])
-def test_music_has_no_gender_nor_name(model, shipped, lowest_hz, attack):
-    found = read(model, shipped, arpeggio(lowest_hz, attack))
-    assert found.classes["gender"][0] is None
-    assert found.classes["category"][0] is None
+def test_nothing_is_said_of_music(model, shipped, lowest_hz, attack):
+    reading = read(model, shipped, arpeggio(lowest_hz, attack))
+    assert reading.speech_ratio < 0.05
+    assert set(reading.values.values()) == {None}
+    assert reading.classes["gender"][0] is None
+    assert reading.classes["category"][0] is None
 
 
 def test_without_tracks_the_summary_is_the_same(model, shipped):
@@ -115,8 +119,8 @@ def test_a_pipe_gives_the_same_report_as_the_file():
     assert reports[0] == reports[1]
 
 
-def test_reading_is_at_most_one_percent_of_the_network(shipped):
-    assert shipped.header["cost"]["share"] <= 0.01
+def test_reading_is_at_most_one_percent_of_the_network(model, shipped):
+    assert shipped.header["cost"]["share"] <= (0.01 if model.name == DEFAULT else 0.03)
 
 
 def test_pure_noise_silence_and_chords_are_no_speech(model, shipped):
@@ -155,7 +159,8 @@ def test_the_analysis_of_the_samples(model, shipped):
         heard = np.zeros(len(active), bool)
         for segment in reading.segments:
             heard[round(segment.start_s / 0.016) : round(segment.end_s / 0.016) + 1] = True
-        assert (heard == active).mean() > (0.75 if name == "babble_female" else 0.85), name
+        least = 0.85 if model.name == DEFAULT else 0.8
+        assert (heard == active).mean() > (0.75 if name == "babble_female" else least), name
         assert reading.classes["gender"][0] in (row["gender"], None), name
         snr = reading.values["snr_input_db"]
         if not row["snr_db"]:

@@ -1,9 +1,12 @@
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from dynse.audio.corpus import load_corpus
+from dynse.probes import data
 from dynse.probes.calibration import FROM_GAIN
 from dynse.probes.data import StreamConfig, build_stream, enhanced_targets
 from dynse.probes.fit import fit_probes, load_split
@@ -90,6 +93,23 @@ def test_fitted_probes_beat_their_baselines(
     assert probes.get("category").unnamed == ("music",)  # computed: known, but not reported
     assert matrix.sum() == report.scores["category"]["held_out"]["frames"]
     assert set(probes.header["recordings"]) <= set(FROM_GAIN)
+
+
+def test_a_stream_is_mixed_once_however_many_want_it(corpus_folder, tmp_path, monkeypatch, no_pesq):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    corpus, config, written = load_corpus(corpus_folder, "train"), StreamConfig(minutes=0.2), []
+
+    def slowly(folder, *rest):
+        written.append(folder)
+        time.sleep(0.3)
+        write(folder, *rest)
+
+    write = data._write
+    monkeypatch.setattr(data, "_write", slowly)
+    with ThreadPoolExecutor(3) as threads:
+        streams = list(threads.map(lambda _: build_stream(corpus, config), range(3)))
+    assert len(written) == 1
+    assert all(np.array_equal(stream.clean, streams[0].clean) for stream in streams)
 
 
 def test_music_is_a_category_where_it_is_asked_for(corpus_folder, cache, monkeypatch, no_pesq):

@@ -135,7 +135,7 @@ def recipe(name: str, steps: int, bank: int) -> TrainConfig:
         warmup=min(300, steps // 10),
         anneal_from=0.95,
         anneal_steps=steps // 2,
-        valid_every=steps,
+        valid_every=max(1, steps // 4),  # to go on from
         valid_mixtures=0,
         target_utilisation=0.5,
         seed=77,

@@ -54,10 +54,9 @@ HOP_S = HOP / SAMPLE_RATE
 _MIN_SPEECH_S = 0.25
 """With less speech than this nothing is said of SNR, SI-SDR, PESQ or gender."""
 _MIN_VOICED = 8
-_MIN_SPOKEN_IN_MUSIC = 0.3
-"""With a smaller share of speech in what is rather music than noise, that speech may be the music:
-nothing is said of it. Of 120 pieces of computed music 4 had some, 19 % of the piece at most; of 46
-validation voices over such music at -5 to 20 dB two had less, both below 0 dB."""
+_MIN_SPOKEN_IN_MUSIC, _MIN_SNR_IN_MUSIC_DB = 0.3, -3.0
+"""With a smaller share of speech in what is rather music than any noise, or a lower estimate of its
+SNR, that speech may be the music: nothing is said of it. Plucked strings are the likes."""
 _MIN_NAMED_S = {"gender": 0.5, "category": 1.0}
 """Of speech, and of the recording: with less neither is named."""
 _MIN_GENDER_SNR_DB = -3.0
@@ -527,11 +526,11 @@ class ProbeReader:
                 found[name] = min(max(value, RATIO_LIMITS[0]), RATIO_LIMITS[1])
         return found
 
-    def _unnamed(self, classes: dict[str, tuple[str | None, dict[str, float]]]) -> float:
-        """Probability that the noise is of a kind that is known and not named: music."""
+    def _is_music(self, classes: dict[str, tuple[str | None, dict[str, float]]]) -> bool:
+        """Whether the likeliest noise is of a kind that is known and not named: music."""
         _, probability = classes.get("category", (None, {}))
-        given = [probe for probe in self._probes if probe.name == "category"]
-        return sum(probability.get(kind, 0.0) for probe in given for kind in probe.unnamed)
+        unnamed = {k for probe in self._probes if probe.name == "category" for k in probe.unnamed}
+        return bool(probability) and max(probability, key=lambda k: probability[k]) in unnamed
 
     def finish(self, duration_s: float | None = None, silent: bool = False) -> Reading:
         """Sum up all frames heard.
@@ -565,15 +564,19 @@ class ProbeReader:
         for probe in self._probes if count and not silent else ():
             if probe.kind == "class" and probe.rows == "all":
                 classes[probe.name] = _classify(probe, outputs[probe.name])
-        music = self._unnamed(classes)
+        by_gain = self._from_gain(spoken)
+        level = by_gain.get("snr_input_db")
         enough = len(rows["speech"]) * HOP_S >= _MIN_SPEECH_S and not (
-            music >= 0.5 and len(rows["speech"]) < _MIN_SPOKEN_IN_MUSIC * count
+            self._is_music(classes)
+            and (
+                len(rows["speech"]) < _MIN_SPOKEN_IN_MUSIC * count
+                or (level is not None and level < _MIN_SNR_IN_MUSIC_DB)
+            )
         )
         values: dict[str, float | None] = {}
         tracks: dict[str, Callable[[], Float32]] = {
             "utilisation": lambda: (opened / max(self._gates, 1)).astype(np.float32)
         }
-        by_gain = self._from_gain(spoken)
         for probe in self.probes.probes:
             said = bool(count) and not silent if probe.rows == "all" else enough
             name = probe.name

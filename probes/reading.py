@@ -54,9 +54,10 @@ HOP_S = HOP / SAMPLE_RATE
 _MIN_SPEECH_S = 0.25
 """With less speech than this nothing is said of SNR, SI-SDR, PESQ or gender."""
 _MIN_VOICED = 8
-_MIN_SPOKEN_IN_MUSIC, _MIN_SNR_IN_MUSIC_DB = 0.3, -3.0
-"""With a smaller share of speech in what is rather music than any noise, or a lower estimate of its
-SNR, that speech may be the music: nothing is said of it. Plucked strings are the likes."""
+_MIN_SPOKEN_IN_MUSIC = 0.3
+_MIN_SNR_IN_MUSIC_DB, _MIN_SNR_OF_LITTLE_DB = -3.0, 5.0
+"""Where music is likelier than any noise and the SNR of the speech does not reach the first, or,
+with a smaller share of speech, the second, that speech may be the music: nothing is said of it."""
 _MIN_NAMED_S = {"gender": 0.5, "category": 1.0}
 """Of speech, and of the recording: with less neither is named."""
 _MIN_GENDER_SNR_DB = -3.0
@@ -566,13 +567,10 @@ class ProbeReader:
                 classes[probe.name] = _classify(probe, outputs[probe.name])
         by_gain = self._from_gain(spoken)
         level = by_gain.get("snr_input_db")
-        enough = len(rows["speech"]) * HOP_S >= _MIN_SPEECH_S and not (
-            self._is_music(classes)
-            and (
-                len(rows["speech"]) < _MIN_SPOKEN_IN_MUSIC * count
-                or (level is not None and level < _MIN_SNR_IN_MUSIC_DB)
-            )
-        )
+        little = len(rows["speech"]) < _MIN_SPOKEN_IN_MUSIC * count
+        least = _MIN_SNR_OF_LITTLE_DB if little else _MIN_SNR_IN_MUSIC_DB
+        is_music = self._is_music(classes) and (little if level is None else level < least)
+        enough = len(rows["speech"]) * HOP_S >= _MIN_SPEECH_S and not is_music
         values: dict[str, float | None] = {}
         tracks: dict[str, Callable[[], Float32]] = {
             "utilisation": lambda: (opened / max(self._gates, 1)).astype(np.float32)

@@ -115,6 +115,15 @@ def test_no_figures_of_plucked_strings(model, shipped, seed):
     assert reading.classes["category"][0] is None
 
 
+@pytest.mark.parametrize("seconds", [12, 30])
+def test_silence_after_clean_speech_takes_nothing_away(model, shipped, seconds):
+    for name in ("rain_female", "engine_male"):
+        clean = soundfile.read(SAMPLES / "clean" / f"{name}.wav", dtype="float32")[0]
+        reading = read(model, shipped, np.pad(clean, (0, seconds * 16000)))
+        assert reading.values["snr_input_db"] > 20, name
+        assert reading.values["f0_median"] is not None, name
+
+
 def test_without_tracks_the_summary_is_the_same(model, shipped):
     x = sample("rain_female")
     whole, brief = read(model, shipped, x), read(model, shipped, x, tracks=False)

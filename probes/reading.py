@@ -376,6 +376,7 @@ class Reading:
     segments : of speech.
     classes : name -> label (None: too little to say) and probabilities by class.
     values : name -> number or None, over speech or voiced frames.
+    may_be_music : speech was found, of which nothing is said for that reason.
     """
 
     frames: int
@@ -385,6 +386,7 @@ class Reading:
     speech_ratio: float | None
     classes: dict[str, tuple[str | None, dict[str, float]]]
     values: dict[str, float | None]
+    may_be_music: bool = False
 
 
 class ProbeReader:
@@ -626,6 +628,7 @@ class ProbeReader:
             speech_ratio=float(spoken.mean()) if count and "vad" in flags else None,
             classes=classes,
             values=values,
+            may_be_music=is_music and bool(found),
         )
 
 

@@ -209,14 +209,7 @@ def as_table(found: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     """Train what is missing, or score."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1_000)
-    parser.add_argument("--bank", type=int, default=4_000, help="voices and noises drawn at once")
-    parser.add_argument("--exclude", action="append", default=[])
-    parser.add_argument("--only", action="append", choices=list(VARIANTS))
-    parser.add_argument("--no-train", action="store_true")
+    parser = frontier.command_line(__doc__.splitlines()[0], list(VARIANTS), steps=1_000)
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--readme", action="store_true", help="renew the table of README.md")
     options = parser.parse_args()

@@ -99,14 +99,7 @@ VALID_MIXTURES = 192
 
 def main() -> None:
     """Train what is missing, or score and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--runs", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4_000)
-    parser.add_argument("--bank", type=int, default=4_000, help="voices and noises drawn at once")
-    parser.add_argument("--exclude", action="append", default=[])
-    parser.add_argument("--only", action="append", choices=list(POINTS))
-    parser.add_argument("--no-train", action="store_true")
+    parser = command_line(__doc__.splitlines()[0], list(POINTS), steps=4_000)
     parser.add_argument("--test", type=Path, help="folder with clean/ and noisy/, to report too")
     parser.add_argument("-o", "--out", type=Path, default=Path("frontier"))
     arguments = parser.parse_args()
@@ -121,6 +114,19 @@ def main() -> None:
     points = report(arguments.data, arguments.runs, arguments.test, exclude)
     arguments.out.with_suffix(".json").write_text(json.dumps(points, indent=1) + "\n")
     draw(points, arguments.out.with_suffix(".png"))
+
+
+def command_line(description: str, names: list[str], steps: int) -> argparse.ArgumentParser:
+    """Options of a benchmark that trains networks side by side, then scores them."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--bank", type=int, default=4_000, help="voices and noises drawn at once")
+    parser.add_argument("--exclude", action="append", default=[])
+    parser.add_argument("--only", action="append", choices=names)
+    parser.add_argument("--no-train", action="store_true")
+    return parser
 
 
 def recipe(name: str, steps: int, bank: int) -> TrainConfig:

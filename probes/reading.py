@@ -568,10 +568,10 @@ class ProbeReader:
             if probe.kind == "class" and probe.rows == "all":
                 classes[probe.name] = _classify(probe, outputs[probe.name])
         by_gain = self._from_gain(spoken)
-        level = by_gain.get("snr_input_db")
+        snr_db = by_gain.get("snr_input_db")
         little = len(rows["speech"]) < _MIN_SPOKEN_IN_MUSIC * count
         least = _MIN_SNR_OF_LITTLE_DB if little else _MIN_SNR_IN_MUSIC_DB
-        is_music = self._is_music(classes) and (little if level is None else level < least)
+        is_music = self._is_music(classes) and (little if snr_db is None else snr_db < least)
         enough = len(rows["speech"]) * HOP_S >= _MIN_SPEECH_S and not is_music
         values: dict[str, float | None] = {}
         tracks: dict[str, Callable[[], Float32]] = {

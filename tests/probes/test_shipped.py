@@ -21,11 +21,8 @@ from dynse.probes.targets import voice_activity
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
-HAVE_PROBES = {entry["model"] for entry in SHIPPED.values()}
-
-pytestmark = pytest.mark.skipif(
-    not set(MODELS.values()) <= HAVE_PROBES, reason="no probes are shipped for some model"
-)
+def test_every_shipped_model_has_probes():
+    assert {entry["model"] for entry in SHIPPED.values()} == set(MODELS.values())
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -21,6 +21,7 @@ from dynse.probes.targets import voice_activity
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
+
 def test_every_shipped_model_has_probes():
     assert {entry["model"] for entry in SHIPPED.values()} == set(MODELS.values())
 

@@ -55,8 +55,8 @@ def split_exactly(x: Samples, y: Samples, output: str, gridded: bool) -> tuple[S
     What to write as output, and the residual: what is missing from the output as the file will
     hold it. With `gridded` and float output, `y` is moved by less than 2**-22 onto the same grid,
     so that the sum is exact even in float32. Otherwise the residual is float64, and the sum is
-    exact in float64 for every float32 sample of `x` that is 0 or at most 170 dB below `y`; for
-    one below that it is within 2**-53 of `y`.
+    exact in float64 where one of the two samples is 0 or they are within 170 dB of each other;
+    elsewhere it is within 2**-53 of the larger.
     """
     if gridded and output == "FLOAT":
         y = np.rint(y.astype(np.float64) / _GRID) * _GRID

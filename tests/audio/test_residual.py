@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -25,15 +25,17 @@ def test_24_bit_input_is_the_float32_sum_to_the_last_bit(codes, y):
 
 
 @settings(deadline=None)
+@example(np.float32([1, 1]), np.float32([2.0**-54 * 1.5, 2.0**-53 * 1.25]))
 @given(arrays(np.float32, 50, elements=float32), arrays(np.float32, 50, elements=float32))
 def test_float_input_is_the_float64_sum(x, y):
     output, residual = split_exactly(x, y, "FLOAT", gridded=False)
     np.testing.assert_array_equal(output, y)
     assert residual.dtype == np.float64
-    close = (x == 0) | (np.abs(x) >= np.abs(y) * 2.0**-28)
+    larger, smaller = np.maximum(np.abs(x), np.abs(y)), np.minimum(np.abs(x), np.abs(y))
+    close = (smaller == 0) | (smaller >= larger * 2.0**-28)
     total = output + residual
     np.testing.assert_array_equal(total[close], x[close])
-    assert (np.abs(total - x) <= np.abs(y) * 2.0**-53).all()
+    assert (np.abs(total - x) <= larger * 2.0**-53).all()
 
 
 @settings(deadline=None)

@@ -57,13 +57,13 @@ def main() -> None:
 
 
 def _load(engine: Engine) -> tuple[Probes, float]:
-    """Probes, and the seconds to import what reads them and to load them."""
+    """Probes, and the seconds to import what reads them, to load them and to get ready."""
     started = time.perf_counter()
     from dynse.probes import reading
     from dynse.probes.probe_file import load_shipped
 
-    assert reading.HOP_S
     probes = load_shipped(engine.name, engine.sha256)
+    reading.ProbeReader(probes, engine, tracks=False)
     return probes, time.perf_counter() - started
 
 

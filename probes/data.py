@@ -44,7 +44,7 @@ from . import targets
 
 __all__ = ["LabelledStream", "Say", "StreamConfig", "build_stream", "enhanced_targets"]
 
-_VERSION = 9
+_VERSION = 10
 """Raised whenever the same configuration gives another stream."""
 
 Float32 = NDArray[np.float32]

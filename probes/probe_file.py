@@ -117,7 +117,7 @@ class Probe:
         return self.outputs * len(self.spans)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probes:
     """All probes of one file.
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,8 +85,7 @@ class Gated(Protocol):
     gate_shape: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class SegmentRule:
+class SegmentRule(NamedTuple):
     """When speech begins and ends: hysteresis in probability, least lengths in seconds.
 
     Stretches whose mean probability is below ``min_confidence`` are dropped: on the validation
@@ -101,8 +100,7 @@ class SegmentRule:
     min_confidence: float = 0.75
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """A stretch of speech, and the mean probability in it."""
 
     start_s: float
@@ -363,7 +361,7 @@ class _Tracks(Mapping[str, Float32]):
         return len(self._makers)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """What the masks said of one recording.
 
@@ -425,7 +423,7 @@ class ProbeReader:
         if (
             _reading is not None
             and self._gates <= _reading.MAX_GATES
-            and len(np.unique(self._features)) == len(self._features)
+            and len(set(self._features.tolist())) == len(self._features)
             and self._weights.shape[1] <= _reading.MAX_COLUMNS
         ):
             self._listen, self._average = _reading.listen, _reading.average
@@ -562,7 +560,6 @@ class ProbeReader:
                 spoken[int(segment.start_s / HOP_S + 0.75) : int(segment.end_s / HOP_S + 1)] = True
         voiced = spoken & (flags["voiced"] >= 0.5) if "voiced" in flags else spoken
         rows = {"speech": np.flatnonzero(spoken), "voiced": np.flatnonzero(voiced)}
-        known = {"speech": spoken, "voiced": voiced}
         classes: dict[str, tuple[str | None, dict[str, float]]] = {}
         for probe in self._probes if count and not silent else ():
             if probe.kind == "class" and probe.rows == "all":
@@ -573,6 +570,7 @@ class ProbeReader:
         least = _MIN_SNR_OF_LITTLE_DB if little else _MIN_SNR_IN_MUSIC_DB
         is_music = self._is_music(classes) and (little if snr_db is None else snr_db < least)
         enough = len(rows["speech"]) * HOP_S >= _MIN_SPEECH_S and not is_music
+        known = {"speech": spoken & (not is_music), "voiced": voiced & (not is_music)}
         values: dict[str, float | None] = {}
         tracks: dict[str, Callable[[], Float32]] = {
             "utilisation": lambda: (opened / max(self._gates, 1)).astype(np.float32)
@@ -600,7 +598,7 @@ class ProbeReader:
                 continue
             heard = _value(probe, heard[0])
             if name == "f0_hz":
-                tracks[name] = partial(_value_track, probe, out[0], voiced)
+                tracks[name] = partial(_value_track, probe, out[0], known["voiced"])
                 few = heard.size < _MIN_VOICED or not enough
                 percentiles = [None] * 3 if few else _percentiles(heard, 50, 10, 90)
                 for part, value in zip(("median", "p10", "p90"), percentiles, strict=True):

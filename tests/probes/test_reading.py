@@ -160,6 +160,31 @@ def test_what_is_not_to_be_named_is_null(engine, tmp_path, speechlike):
     assert labels == ["b", None, "b"]
 
 
+@pytest.mark.parametrize(("snr_db", "music"), [(-10.0, True), (10.0, False)])
+def test_nothing_is_said_of_speech_that_is_likelier_music(
+    engine, tmp_path, speechlike, snr_db, music
+):
+    header = {
+        "name": "guard",
+        "model": {"name": engine.name, "sha256": engine.sha256},
+        "from_gain": {"snr_input_db": {"slope": 0.0, "offset": snr_db}},
+    }
+    probes = [
+        Probe("vad", "flag", first=0),
+        Probe("category", "class", ("a", "music"), first=1, outputs=1, unnamed=("music",)),
+        Probe("f0_hz", "value", (), AT_ONCE, (50.0, 800.0), first=2, rows="voiced"),
+        Probe("snr_input_db", "value", (), AT_ONCE, (-50.0, 30.0), first=3, rows="speech"),
+    ]
+    bias = np.array([5.0, 5.0, 150.0, 0.0])
+    save_probes(tmp_path / "p", header, probes, np.arange(4), np.zeros((4, 4)), bias)
+    found = read(engine, load_probes(tmp_path / "p"), speechlike)
+    assert found.segments
+    assert found.may_be_music == music
+    assert all((value is None) == music for value in found.values.values())
+    for name in ("f0_hz", "snr_input_db"):
+        assert np.isfinite(found.tracks[name]).any() != music, name
+
+
 def test_probes_of_another_model_are_refused(engine, tmp_path):
     other = type("Other", (), {"name": "other", "sha256": "f" * 64, "gate_shape": (6, 40)})
     write(tmp_path / "p", other)

@@ -45,7 +45,7 @@ class MixConfig:
     p_second_noise: float = 0.25
     p_synthetic: float = 0.22
     p_babble: float = 0.06
-    p_music: float = 0.1
+    p_music: float = 0.15
     p_modulation: float = 0.15
     p_level_change: float = 0.1
     p_clipping: float = 0.04

@@ -141,8 +141,11 @@ class Analyst:
             yield say("no_vad", "these probes do not tell speech: what is said of it is null")
         elif not reading.segments:
             yield say("no_speech", "no speech found: what is said of speech is null")
-        elif reading.may_be_music:
-            yield say("may_be_music", "what sounds like speech may be music: nothing is said of it")
+        elif reading.doubtful:
+            yield say(
+                "doubtful_speech",
+                "what sounds like speech may be music or noise: nothing is said of it",
+            )
         if reader.sample_rate < 16000:
             yield say(
                 "narrowband",

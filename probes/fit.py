@@ -41,7 +41,7 @@ TO_FIT_ON: dict[str, Any] = {
     "scene_s": (4.0, 10.0),
     "p_engine": 0.25,
     "p_varied": 0.7,
-    "p_music": 0.15,
+    "p_music": 0.2,
 }
 """The training stream is wider and more varied than those to choose and to score on: noise
 recordings are few, above all of engines, so some of the scenes in transport are computed, and

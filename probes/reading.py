@@ -58,6 +58,8 @@ _MIN_SPOKEN_IN_MUSIC = 0.3
 _MIN_SNR_IN_MUSIC_DB, _MIN_SNR_OF_LITTLE_DB = -3.0, 5.0
 """Where music is likelier than any noise and the SNR of the speech does not reach the first, or,
 with a smaller share of speech, the second, that speech may be the music: nothing is said of it."""
+_MIN_SPOKEN, _MIN_SNR_OF_SPOKEN_DB = 0.2, -3.0
+"""Nor of a smaller share of speech in any noise whose SNR does not reach this."""
 _MIN_NAMED_S = {"gender": 0.5, "category": 1.0}
 """Of speech, and of the recording: with less neither is named."""
 _MIN_GENDER_SNR_DB = -3.0
@@ -374,7 +376,7 @@ class Reading:
     segments : of speech.
     classes : name -> label (None: too little to say) and probabilities by class.
     values : name -> number or None, over speech or voiced frames.
-    may_be_music : speech was found, of which nothing is said for that reason.
+    doubtful : speech was found, of which nothing is said, for it may be music or noise.
     """
 
     frames: int
@@ -384,7 +386,7 @@ class Reading:
     speech_ratio: float | None
     classes: dict[str, tuple[str | None, dict[str, float]]]
     values: dict[str, float | None]
-    may_be_music: bool = False
+    doubtful: bool = False
 
 
 class ProbeReader:
@@ -527,11 +529,23 @@ class ProbeReader:
                 found[name] = min(max(value, RATIO_LIMITS[0]), RATIO_LIMITS[1])
         return found
 
-    def _is_music(self, classes: dict[str, tuple[str | None, dict[str, float]]]) -> bool:
-        """Whether the likeliest noise is of a kind that is known and not named: music."""
+    def _is_doubtful(
+        self,
+        classes: dict[str, tuple[str | None, dict[str, float]]],
+        share: float,
+        snr_db: float | None,
+    ) -> bool:
+        """Whether what sounds like speech, a `share` of the recording, may be something else."""
+        if share < _MIN_SPOKEN and snr_db is not None and snr_db < _MIN_SNR_OF_SPOKEN_DB:
+            return True
         _, probability = classes.get("category", (None, {}))
         unnamed = {k for probe in self._probes if probe.name == "category" for k in probe.unnamed}
-        return bool(probability) and max(probability, key=lambda k: probability[k]) in unnamed
+        if not probability or max(probability, key=lambda k: probability[k]) not in unnamed:
+            return False
+        little = share < _MIN_SPOKEN_IN_MUSIC
+        if snr_db is None:
+            return little
+        return snr_db < (_MIN_SNR_OF_LITTLE_DB if little else _MIN_SNR_IN_MUSIC_DB)
 
     def finish(self, duration_s: float | None = None, silent: bool = False) -> Reading:
         """Sum up all frames heard.
@@ -565,12 +579,10 @@ class ProbeReader:
             if probe.kind == "class" and probe.rows == "all":
                 classes[probe.name] = _classify(probe, outputs[probe.name])
         by_gain = self._from_gain(spoken)
-        snr_db = by_gain.get("snr_input_db")
-        little = len(rows["speech"]) < _MIN_SPOKEN_IN_MUSIC * count
-        least = _MIN_SNR_OF_LITTLE_DB if little else _MIN_SNR_IN_MUSIC_DB
-        is_music = self._is_music(classes) and (little if snr_db is None else snr_db < least)
-        enough = len(rows["speech"]) * HOP_S >= _MIN_SPEECH_S and not is_music
-        known = {"speech": spoken & (not is_music), "voiced": voiced & (not is_music)}
+        share = len(rows["speech"]) / max(count, 1)
+        doubtful = self._is_doubtful(classes, share, by_gain.get("snr_input_db"))
+        enough = len(rows["speech"]) * HOP_S >= _MIN_SPEECH_S and not doubtful
+        known = {"speech": spoken & (not doubtful), "voiced": voiced & (not doubtful)}
         values: dict[str, float | None] = {}
         tracks: dict[str, Callable[[], Float32]] = {
             "utilisation": lambda: (opened / max(self._gates, 1)).astype(np.float32)
@@ -626,7 +638,7 @@ class ProbeReader:
             speech_ratio=float(spoken.mean()) if count and "vad" in flags else None,
             classes=classes,
             values=values,
-            may_be_music=is_music and bool(found),
+            doubtful=doubtful and bool(found),
         )
 
 

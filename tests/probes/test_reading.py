@@ -179,7 +179,7 @@ def test_nothing_is_said_of_speech_that_is_likelier_music(
     save_probes(tmp_path / "p", header, probes, np.arange(4), np.zeros((4, 4)), bias)
     found = read(engine, load_probes(tmp_path / "p"), speechlike)
     assert found.segments
-    assert found.may_be_music == music
+    assert found.doubtful == music
     assert all((value is None) == music for value in found.values.values())
     for name in ("f0_hz", "snr_input_db"):
         assert np.isfinite(found.tracks[name]).any() != music, name

@@ -109,7 +109,7 @@ def plucked_strings(seed):
 def test_no_figures_of_plucked_strings(model, shipped, seed):
     """Of all music they are the most like speech: the README says how often they pass for it."""
     reading = read(model, shipped, plucked_strings(seed))
-    assert reading.may_be_music == bool(reading.segments)
+    assert reading.doubtful == bool(reading.segments)
     assert set(reading.values.values()) == {None}
     assert reading.classes["category"][0] is None
 
@@ -121,7 +121,7 @@ def test_silence_after_clean_speech_takes_nothing_away(model, shipped, seconds):
         reading = read(model, shipped, np.pad(clean, (0, seconds * 16000)))
         assert reading.values["snr_input_db"] > 20, name
         assert reading.values["f0_median"] is not None, name
-        assert not reading.may_be_music
+        assert not reading.doubtful
 
 
 def test_without_tracks_the_summary_is_the_same(model, shipped):

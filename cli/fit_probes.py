@@ -216,6 +216,12 @@ def _print(report: FitReport, output: Path) -> None:
                 f" {100 * found['within_3_db']:.0f} % within 3 dB (the median alone:"
                 f" {found['baseline_mae']:.2f} dB)"
             )
+    line = report.header["speech_line"]
+    if line:
+        console.print(
+            f"of {line['scenes']} scenes with speech {line['lost']} may be music by its looks, of"
+            f" {line['music']} pieces of music that sound like speech {line['passes']} may not"
+        )
     cost = report.header["cost"]
     console.print(
         f"reading costs {cost['additions_per_frame']:.0f} additions a frame,"

@@ -4,12 +4,13 @@ evidence      how far a class's log-probabilities, averaged over a recording, ar
 gain          SNR and SI-SDR of a recording, before enhancement and after, from the ratio of what
               the gain keeps to what it removes
 clean         from which SNR on a recording counts as clean, and no noise is named
+speech line   when what sounds like speech is likelier music, and nothing is said of it
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ __all__ = [
     "evidence",
     "from_gain",
     "heard_speech",
+    "speech_line",
 ]
 
 Float64 = NDArray[np.float64]
@@ -179,3 +181,41 @@ def clean_from(splits: Sequence[Heard], line: dict[str, float]) -> float | None:
         [(estimate[is_clean] >= t).mean() + (estimate[is_hard] < t).mean() for t in levels]
     )
     return float(levels[right >= right.max() - 1e-9].mean())
+
+
+_LOST = 0.02
+"""Share of scenes with speech that the line may take for music."""
+
+
+def speech_line(speech: Float64, music: Float64) -> dict[str, Any] | None:
+    """What tells speech from music that sounds like it: the line of a logistic regression.
+
+    Parameters
+    ----------
+    speech : (N, 3), `reading.Reading.evidence` of scenes with speech.
+    music : (M, 3), that of music alone in which speech was found.
+
+    Returns
+    -------
+    ``{"weights", "offset", "scenes", "lost", "music", "passes"}``: weights @ evidence + offset is
+    below 0 in `lost` of the scenes, and is not in `passes` of the pieces of music. None with fewer
+    than 50 scenes or 5 pieces.
+    """
+    if len(speech) < 50 or len(music) < 5:
+        return None
+    from sklearn.linear_model import LogisticRegression
+
+    x = np.concatenate([speech, music])
+    spread = x.std(axis=0) + 1e-6
+    y = np.arange(len(x)) < len(speech)
+    model = LogisticRegression(class_weight="balanced").fit(x / spread, y)
+    weights = model.coef_[0] / spread
+    offset = -float(np.quantile(speech @ weights, _LOST))
+    return {
+        "weights": weights.tolist(),
+        "offset": offset,
+        "scenes": len(speech),
+        "lost": int((speech @ weights + offset < 0).sum()),
+        "music": len(music),
+        "passes": int((music @ weights + offset >= 0).sum()),
+    }

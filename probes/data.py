@@ -42,7 +42,14 @@ from ..models.engine import Engine
 from ..models.stream import Stream
 from . import targets
 
-__all__ = ["LabelledStream", "Say", "StreamConfig", "build_stream", "enhanced_targets"]
+__all__ = [
+    "LabelledStream",
+    "Say",
+    "StreamConfig",
+    "build_stream",
+    "enhanced_targets",
+    "scenes",
+]
 
 _VERSION = 10
 """Raised whenever the same configuration gives another stream."""
@@ -293,6 +300,14 @@ class _Director:
                     out[low:high] += x[low - at : high - at]
                 at += len(x)
         return out
+
+
+def scenes(corpus: Corpus, config: StreamConfig, count: int) -> Iterator[Float32]:
+    """The first noisy scenes of a stream by themselves."""
+    director = _Director(corpus, config)
+    for _ in range(count):
+        scene = director.scene()
+        yield scene.clean + scene.noise
 
 
 def _trimmed(x: Float32) -> Float32:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,16 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..audio.corpus import CorpusError, load_corpus
+from ..audio.corpus import Corpus, CorpusError, load_corpus
+from ..audio.music import music
 from ..audio.stft import HOP, SAMPLE_RATE
 from ..models.compute import count_macs
 from ..models.engine import Engine
+from ..models.stream import Stream
 from . import calibration, fitting
-from .data import MUSIC, LabelledStream, Say, StreamConfig, build_stream, enhanced_targets
+from .data import MUSIC, LabelledStream, Say, StreamConfig, build_stream, enhanced_targets, scenes
 from .features import Features, collect, informative
 from .fitting import Linear, Task
 from .manifest import SPANS, Manifest, load_manifest
-from .probe_file import Probe, ProbesError, save_probes
+from .probe_file import Probe, Probes, ProbesError, load_probes, save_probes
+from .reading import ProbeReader
 
 Float64 = NDArray[np.float64]
 
@@ -36,6 +39,8 @@ SPLITS = ("train", "valid", "test")
 MOST_MINUTES = {"valid": 10.0, "test": 30.0}
 """Longer streams would only repeat what little there is to choose and to score on."""
 _MOST_PESQ_MINUTES = {"valid": 6.0}
+_MOST_SCENES = 400
+"""And as many pieces of music, to tell one from the other."""
 TO_FIT_ON: dict[str, Any] = {
     "snr_db": (-8.0, 20.0),
     "scene_s": (4.0, 10.0),
@@ -265,6 +270,7 @@ def fit_probes(
         "recordings": {},
         "clean_from_db": None,
         "from_gain": {},
+        "speech_line": None,
         "experiments": {m.task.name: scores[m.task.name] for m in models if m.task.experiment},
         "versions": {
             "python": platform.python_version(),
@@ -308,8 +314,35 @@ def fit_probes(
     weights, bias = _side_by_side(product, len(columns))
     header["cost"] = _cost(engine, train.masks, columns, weights)
     digest = save_probes(target, header, probes, columns, weights, bias)
+    if train.computed and valid is not None and header["from_gain"]:
+        say("telling speech from music")
+        corpus = load_corpus(data, "valid", exclude=tuple(exclude))
+        header["speech_line"] = _speech_line(corpus, engine, load_probes(target), minutes, seed)
+        digest = save_probes(target, header, probes, columns, weights, bias)
     took = time.perf_counter() - started
     return FitReport(digest, header, scores, tuple(tasks), skipped, confusion, took)
+
+
+def _speech_line(
+    corpus: Corpus, engine: Engine, probes: Probes, minutes: float, seed: int
+) -> dict[str, Any] | None:
+    """`calibration.speech_line` from scenes of the split to choose on and from computed music."""
+
+    def evidence(sounds: Iterable[NDArray[Any]]) -> Float64:
+        found = []
+        for sound in sounds:
+            reader = ProbeReader(probes, engine, tracks=False)
+            stream = Stream(engine, listener=reader)
+            stream.feed(sound)
+            stream.flush()
+            found.append(reader.finish().evidence)
+        return np.array([x for x in found if x is not None]).reshape(-1, 3)
+
+    count = min(_MOST_SCENES, round(2 * minutes))
+    rng = np.random.default_rng((seed, 11))
+    alone = (0.1 * music(rng, 9 * SAMPLE_RATE) for _ in range(count))
+    config = StreamConfig(seed=seed + 1, p_noise_only=0.0, **TO_FIT_ON)
+    return calibration.speech_line(evidence(scenes(corpus, config, count)), evidence(alone))
 
 
 def _exists(

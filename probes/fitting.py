@@ -371,7 +371,7 @@ def fit_task(
     classes = tuple(stream.classes.get(task.name, ())) if task.kind == "class" else ()
     best: Linear | None = None
     best_score = -np.inf
-    for value, fitted in _fits(features, task, columns, rows, y, candidates):
+    for value, fitted in _fits(features, task, columns, rows, y, len(classes), candidates):
         weights, bias, std = fitted
         model = Linear(task, columns, weights, bias, classes, value, std)
         if len(candidates) == 1:
@@ -414,6 +414,7 @@ def _fits(
     columns: NDArray[np.int64],
     rows: NDArray[np.bool_],
     y: NDArray[Any],
+    classes: int,
     candidates: Sequence[float],
 ) -> Iterable[tuple[float, tuple[Float64, Float64, Float64]]]:
     if task.kind == "value":
@@ -439,13 +440,15 @@ def _fits(
     x /= np.maximum(std, 1e-6)
     inverse = np.where(std > 1e-6, 1 / np.maximum(std, 1e-6), 0.0).astype(np.float64)
     for l2 in candidates:
-        w, b = _logistic(x, target, l2)
+        w, b = _logistic(x, target, l2, classes)
         w = w * inverse[:, None]
         yield l2, (w, b - mean.astype(np.float64) @ w, std.astype(np.float64))
 
 
-def _logistic(x: NDArray[np.float32], y: NDArray[np.int64], l2: float) -> tuple[Float64, Float64]:
-    """(d, k) weights and (k,) bias; k is 1 for two classes. A class unseen gets a bias of -20."""
+def _logistic(
+    x: NDArray[np.float32], y: NDArray[np.int64], l2: float, classes: int
+) -> tuple[Float64, Float64]:
+    """(d, k) weights and (k,) bias; k is 1 up to two classes. A class unseen gets a bias of -20."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
@@ -456,9 +459,10 @@ def _logistic(x: NDArray[np.float32], y: NDArray[np.int64], l2: float) -> tuple[
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = LogisticRegression(C=1 / l2, max_iter=300, tol=1e-4).fit(x, y)
     w, b = model.coef_.T.astype(np.float64), model.intercept_.astype(np.float64)
-    if w.shape[1] == 1:
+    if classes <= 2:
         return w, b
-    classes = int(y.max()) + 1
+    if w.shape[1] == 1:  # two of more are there: the logit of the first is 0
+        w, b = np.pad(w, ((0, 0), (1, 0))), np.pad(b, (1, 0))
     weights, bias = np.zeros((len(w), classes)), np.full(classes, -20.0)
     weights[:, model.classes_], bias[model.classes_] = w, b
     return weights, bias

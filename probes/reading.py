@@ -54,12 +54,6 @@ HOP_S = HOP / SAMPLE_RATE
 _MIN_SPEECH_S = 0.25
 """With less speech than this nothing is said of SNR, SI-SDR, PESQ or gender."""
 _MIN_VOICED = 8
-_MIN_SPOKEN_IN_MUSIC = 0.3
-_MIN_SNR_IN_MUSIC_DB, _MIN_SNR_OF_LITTLE_DB = -3.0, 5.0
-"""Where music is likelier than any noise and the SNR of the speech does not reach the first, or,
-with a smaller share of speech, the second, that speech may be the music: nothing is said of it."""
-_MIN_SPOKEN, _MIN_SNR_OF_SPOKEN_DB = 0.2, -3.0
-"""Nor of a smaller share of speech in any noise whose SNR does not reach this."""
 _MIN_NAMED_S = {"gender": 0.5, "category": 1.0}
 """Of speech, and of the recording: with less neither is named."""
 _MIN_GENDER_SNR_DB = -3.0
@@ -376,7 +370,9 @@ class Reading:
     segments : of speech.
     classes : name -> label (None: too little to say) and probabilities by class.
     values : name -> number or None, over speech or voiced frames.
-    doubtful : speech was found, of which nothing is said, for it may be music or noise.
+    evidence : that what was found is speech: mean probability in its segments, SNR in dB within
+        -10..20, and logarithm of the probability of music.
+    doubtful : by that it may be music: nothing is said of it.
     """
 
     frames: int
@@ -386,6 +382,7 @@ class Reading:
     speech_ratio: float | None
     classes: dict[str, tuple[str | None, dict[str, float]]]
     values: dict[str, float | None]
+    evidence: tuple[float, float, float] | None = None
     doubtful: bool = False
 
 
@@ -529,23 +526,29 @@ class ProbeReader:
                 found[name] = min(max(value, RATIO_LIMITS[0]), RATIO_LIMITS[1])
         return found
 
-    def _is_doubtful(
+    def _evidence(
         self,
+        found: list[Segment],
         classes: dict[str, tuple[str | None, dict[str, float]]],
-        share: float,
         snr_db: float | None,
-    ) -> bool:
-        """Whether what sounds like speech, a `share` of the recording, may be something else."""
-        if share < _MIN_SPOKEN and snr_db is not None and snr_db < _MIN_SNR_OF_SPOKEN_DB:
-            return True
+    ) -> tuple[float, float, float] | None:
+        """See `Reading.evidence`."""
+        length = sum(segment.end_s - segment.start_s for segment in found)
+        if snr_db is None or not length:
+            return None
+        sure = sum(segment.confidence * (segment.end_s - segment.start_s) for segment in found)
         _, probability = classes.get("category", (None, {}))
         unnamed = {k for probe in self._probes if probe.name == "category" for k in probe.unnamed}
-        if not probability or max(probability, key=lambda k: probability[k]) not in unnamed:
+        music = sum(probability.get(k, 0.0) for k in unnamed)
+        return sure / length, min(max(snr_db, -10.0), 20.0), float(np.log(music + 1e-3))
+
+    def _is_doubtful(self, evidence: tuple[float, float, float] | None) -> bool:
+        """Whether what sounds like speech may be music, by the line in the probes file."""
+        line = self.probes.header.get("speech_line")
+        if not line or evidence is None:
             return False
-        little = share < _MIN_SPOKEN_IN_MUSIC
-        if snr_db is None:
-            return little
-        return snr_db < (_MIN_SNR_OF_LITTLE_DB if little else _MIN_SNR_IN_MUSIC_DB)
+        terms = zip(line["weights"], evidence, strict=True)
+        return bool(line["offset"] + sum(weight * x for weight, x in terms) < 0)
 
     def finish(self, duration_s: float | None = None, silent: bool = False) -> Reading:
         """Sum up all frames heard.
@@ -579,8 +582,8 @@ class ProbeReader:
             if probe.kind == "class" and probe.rows == "all":
                 classes[probe.name] = _classify(probe, outputs[probe.name])
         by_gain = self._from_gain(spoken)
-        share = len(rows["speech"]) / max(count, 1)
-        doubtful = self._is_doubtful(classes, share, by_gain.get("snr_input_db"))
+        evidence = self._evidence(found, classes, by_gain.get("snr_input_db"))
+        doubtful = self._is_doubtful(evidence)
         enough = len(rows["speech"]) * HOP_S >= _MIN_SPEECH_S and not doubtful
         known = {"speech": spoken & (not doubtful), "voiced": voiced & (not doubtful)}
         values: dict[str, float | None] = {}
@@ -638,7 +641,8 @@ class ProbeReader:
             speech_ratio=float(spoken.mean()) if count and "vad" in flags else None,
             classes=classes,
             values=values,
-            doubtful=doubtful and bool(found),
+            doubtful=doubtful,
+            evidence=evidence,
         )
 
 

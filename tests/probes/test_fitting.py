@@ -118,6 +118,20 @@ def test_one_class_only_is_an_error(problem):
         fit_task(stream, features, FLAG)
 
 
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_class_that_is_not_there_to_be_learnt_is_never_found(problem, missing):
+    stream, features, _ = problem
+    everything = stream.labels["category"].copy()
+    stream.labels["category"] = np.where(everything == missing, -1, everything)
+    model = fit_task(stream, features, CLASS, np.arange(30), 0.01)
+    guess = fitting.log_probabilities(predict(features, model)).argmax(axis=1)
+    known = stream.labels["category"] >= 0
+    assert (guess == everything)[known].mean() > 0.99
+    assert missing not in guess
+    stream.labels["category"] = everything  # as in other data, which has it
+    assert 0.3 < score(stream, features, model)["accuracy"] < 0.9
+
+
 @pytest.mark.parametrize("size", [100_000, 4096, 1000])
 def test_features_do_not_depend_on_blocks(engine, speechlike, size):
     sources = ("masks", "scores", "spectrum", "suppression")

@@ -160,14 +160,14 @@ def test_what_is_not_to_be_named_is_null(engine, tmp_path, speechlike):
     assert labels == ["b", None, "b"]
 
 
-@pytest.mark.parametrize(("snr_db", "music"), [(-10.0, True), (10.0, False)])
-def test_nothing_is_said_of_speech_that_is_likelier_music(
-    engine, tmp_path, speechlike, snr_db, music
-):
+@pytest.mark.parametrize("offset", [-9.0, -11.0])
+def test_nothing_is_said_of_speech_that_may_be_music(engine, tmp_path, speechlike, offset):
+    """The line of the file below reads: SNR + ln(p of music + 0.001) + offset."""
     header = {
         "name": "guard",
         "model": {"name": engine.name, "sha256": engine.sha256},
-        "from_gain": {"snr_input_db": {"slope": 0.0, "offset": snr_db}},
+        "from_gain": {"snr_input_db": {"slope": 0.0, "offset": 12.0}},
+        "speech_line": {"weights": [0.0, 1.0, 1.0], "offset": offset},
     }
     probes = [
         Probe("vad", "flag", first=0),
@@ -175,14 +175,17 @@ def test_nothing_is_said_of_speech_that_is_likelier_music(
         Probe("f0_hz", "value", (), AT_ONCE, (50.0, 800.0), first=2, rows="voiced"),
         Probe("snr_input_db", "value", (), AT_ONCE, (-50.0, 30.0), first=3, rows="speech"),
     ]
-    bias = np.array([5.0, 5.0, 150.0, 0.0])
+    bias = np.array([5.0, -1.0, 150.0, 0.0])
     save_probes(tmp_path / "p", header, probes, np.arange(4), np.zeros((4, 4)), bias)
     found = read(engine, load_probes(tmp_path / "p"), speechlike)
     assert found.segments
-    assert found.doubtful == music
-    assert all((value is None) == music for value in found.values.values())
+    music = 1 / (1 + np.e)
+    assert found.evidence == pytest.approx((1 / (1 + np.exp(-5)), 12.0, np.log(music + 1e-3)))
+    assert found.doubtful == (12 + np.log(music + 1e-3) + offset < 0)
+    assert found.doubtful == (offset == -11)
+    assert all((value is None) == found.doubtful for value in found.values.values())
     for name in ("f0_hz", "snr_input_db"):
-        assert np.isfinite(found.tracks[name]).any() != music, name
+        assert np.isfinite(found.tracks[name]).any() != found.doubtful, name
 
 
 def test_probes_of_another_model_are_refused(engine, tmp_path):

@@ -90,7 +90,7 @@ def figure3(engine: Engine, train: Split, test: Split) -> tuple[dict[str, Any], 
         for task in tasks:
             say(f"{name}: {task.title} on {len(columns)} features")
             model = fitting.fit_task(train.stream, train.features[source], task, columns, L2)
-            baseline = fitting.majority_or_mean(train.stream, task)
+            baseline = fitting.majority_or_mean(train.stream, task, train.computed)
             found = fitting.score(test.stream, test.features[source], model, baseline)
             results.setdefault(name, {})[task.name] = {**found, "features": len(columns)}
             fitted.append(model)

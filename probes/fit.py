@@ -237,7 +237,7 @@ def fit_probes(
     head = _head(train)
     for model in models:
         task = model.task
-        baseline = fitting.majority_or_mean(train.stream, task)
+        baseline = fitting.majority_or_mean(train.stream, task, train.computed)
         scores[task.name] = {"l2": model.l2, "spans": task.spans}
         for label, split in (("train", head), ("held_out", held_out)):
             if split is not None and fitting.truth(split.stream, task)[0].any():

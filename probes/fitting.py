@@ -490,14 +490,21 @@ def log_probabilities(outputs: Float64) -> Float64:
     return normalised
 
 
-def majority_or_mean(stream: LabelledStream, task: Task) -> float:
-    """What a predictor without features says: the most frequent class, or the mean value."""
+def majority_or_mean(stream: LabelledStream, task: Task, ignore: Sequence[str] = ()) -> float:
+    """What a predictor without features says: the most frequent class, or the mean value.
+
+    Classes to `ignore` are those that only the stream to fit on holds.
+    """
     rows, y = truth(stream, task)
     if not rows.any():
         return 0.0
     if task.kind == "value":
         return float(y[rows].mean(dtype=np.float64))
-    return float(np.argmax(np.bincount(y[rows].astype(np.int64))))
+    counts = np.bincount(y[rows].astype(np.int64))
+    for number, name in enumerate(stream.classes.get(task.name, ())):
+        if name in ignore and number < len(counts):
+            counts[number] = 0
+    return float(np.argmax(counts))
 
 
 def score(

@@ -629,7 +629,10 @@ class ProbeReader:
             classes = dict.fromkeys(classes, (None, {}))
         elif level is not None and level >= clean_from and "category" in classes:
             classes["category"] = (None, {})
-        for name in _not_named(level, len(rows["speech"]), count) & classes.keys():
+        unnamed = _not_named(level, len(rows["speech"]), count)
+        if doubtful:  # what is music is none of the noises, either
+            unnamed.add("category")
+        for name in unnamed & classes.keys():
             classes[name] = (None, classes[name][1])
         return Reading(
             frames=count,

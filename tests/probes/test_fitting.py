@@ -118,6 +118,13 @@ def test_one_class_only_is_an_error(problem):
         fit_task(stream, features, FLAG)
 
 
+def test_the_baseline_is_the_most_frequent_class(problem):
+    stream, _, _ = problem
+    assert fitting.majority_or_mean(stream, CLASS) == 1  # of two bits one is set, most often
+    assert fitting.majority_or_mean(stream, CLASS, ("b",)) == 0
+    assert fitting.majority_or_mean(stream, CLASS, ("a", "b")) == 2
+
+
 @pytest.mark.parametrize("missing", [0, 1, 2])
 def test_a_class_that_is_not_there_to_be_learnt_is_never_found(problem, missing):
     stream, features, _ = problem

@@ -184,6 +184,7 @@ def test_nothing_is_said_of_speech_that_may_be_music(engine, tmp_path, speechlik
     assert found.doubtful == (12 + np.log(music + 1e-3) + offset < 0)
     assert found.doubtful == (offset == -11)
     assert all((value is None) == found.doubtful for value in found.values.values())
+    assert (found.classes["category"][0] is None) == found.doubtful
     for name in ("f0_hz", "snr_input_db"):
         assert np.isfinite(found.tracks[name]).any() != found.doubtful, name
 

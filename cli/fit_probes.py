@@ -216,10 +216,11 @@ def _print(report: FitReport, output: Path) -> None:
                 f" {100 * found['within_3_db']:.0f} % within 3 dB (the median alone:"
                 f" {found['baseline_mae']:.2f} dB)"
             )
-    line = report.header["speech_line"]
-    if line:
+    for name, line in report.header["speech_lines"].items():
         console.print(
-            f"of {line['scenes']} scenes with speech {line['lost']} may be music by its looks, of"
+            f"of {line['scenes']} scenes with speech {line['lost']} are too weak to be sure"
+            if name == "weak"
+            else f"of {line['scenes']} scenes with speech {line['lost']} may be music, of"
             f" {line['music']} pieces of music that sound like speech {line['passes']} may not"
         )
     cost = report.header["cost"]

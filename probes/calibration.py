@@ -4,7 +4,7 @@ evidence      how far a class's log-probabilities, averaged over a recording, ar
 gain          SNR and SI-SDR of a recording, before enhancement and after, from the ratio of what
               the gain keeps to what it removes
 clean         from which SNR on a recording counts as clean, and no noise is named
-speech line   when what sounds like speech is likelier music, and nothing is said of it
+speech lines  when what sounds like speech may be something else, and nothing is said of it
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = [
     "evidence",
     "from_gain",
     "heard_speech",
-    "speech_line",
+    "speech_lines",
 ]
 
 Float64 = NDArray[np.float64]
@@ -184,11 +184,11 @@ def clean_from(splits: Sequence[Heard], line: dict[str, float]) -> float | None:
 
 
 _LOST = 0.02
-"""Share of scenes with speech that the line may take for music."""
+"""Share of scenes with speech that either line may lose."""
 
 
-def speech_line(speech: Float64, music: Float64) -> dict[str, Any] | None:
-    """What tells speech from music that sounds like it: the line of a logistic regression.
+def speech_lines(speech: Float64, music: Float64) -> dict[str, dict[str, Any]]:
+    """When what sounds like speech is taken for it.
 
     Parameters
     ----------
@@ -197,25 +197,31 @@ def speech_line(speech: Float64, music: Float64) -> dict[str, Any] | None:
 
     Returns
     -------
-    ``{"weights", "offset", "scenes", "lost", "music", "passes"}``: weights @ evidence + offset is
-    below 0 in `lost` of the scenes, and is not in `passes` of the pieces of music. None with fewer
-    than 50 scenes or 5 pieces.
+    Lines ``{"weights", "offset", ...}``; what has weights @ evidence + offset below 0 is doubtful.
+    "weak" asks for the mean probability that speech of that SNR has, "music" is that of a logistic
+    regression. ``lost`` of the ``scenes`` lie below, ``passes`` of the pieces of ``music`` do not.
+    With fewer than 50 scenes, or 5 pieces, there is no line.
     """
-    if len(speech) < 50 or len(music) < 5:
-        return None
+    lines: dict[str, dict[str, Any]] = {}
+    if len(speech) < 50:
+        return lines
+    slope = float(np.polyfit(speech[:, 1], speech[:, 0], 1)[0])
+    lines["weak"] = _line(np.array([1.0, -slope, 0.0]), speech)
+    if len(music) < 5:
+        return lines
     from sklearn.linear_model import LogisticRegression
 
     x = np.concatenate([speech, music])
     spread = x.std(axis=0) + 1e-6
     y = np.arange(len(x)) < len(speech)
     model = LogisticRegression(class_weight="balanced").fit(x / spread, y)
-    weights = model.coef_[0] / spread
-    offset = -float(np.quantile(speech @ weights, _LOST))
-    return {
-        "weights": weights.tolist(),
-        "offset": offset,
-        "scenes": len(speech),
-        "lost": int((speech @ weights + offset < 0).sum()),
-        "music": len(music),
-        "passes": int((music @ weights + offset >= 0).sum()),
-    }
+    line = _line(model.coef_[0] / spread, speech)
+    passes = int((music @ np.array(line["weights"]) + line["offset"] >= 0).sum())
+    return {**lines, "music": {**line, "music": len(music), "passes": passes}}
+
+
+def _line(weights: Float64, speech: Float64) -> dict[str, Any]:
+    said = speech @ weights
+    offset = -float(np.quantile(said, _LOST))
+    lost = int((said + offset < 0).sum())
+    return {"weights": weights.tolist(), "offset": offset, "scenes": len(speech), "lost": lost}

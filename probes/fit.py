@@ -270,7 +270,7 @@ def fit_probes(
         "recordings": {},
         "clean_from_db": None,
         "from_gain": {},
-        "speech_line": None,
+        "speech_lines": {},
         "experiments": {m.task.name: scores[m.task.name] for m in models if m.task.experiment},
         "versions": {
             "python": platform.python_version(),
@@ -314,19 +314,21 @@ def fit_probes(
     weights, bias = _side_by_side(product, len(columns))
     header["cost"] = _cost(engine, train.masks, columns, weights)
     digest = save_probes(target, header, probes, columns, weights, bias)
-    if train.computed and valid is not None and header["from_gain"]:
-        say("telling speech from music")
+    if valid is not None and header["from_gain"]:
+        say("telling speech from what sounds like it")
         corpus = load_corpus(data, "valid", exclude=tuple(exclude))
-        header["speech_line"] = _speech_line(corpus, engine, load_probes(target), minutes, seed)
+        with_music = bool(train.computed)
+        found = _speech_lines(corpus, engine, load_probes(target), minutes, seed, with_music)
+        header["speech_lines"] = found
         digest = save_probes(target, header, probes, columns, weights, bias)
     took = time.perf_counter() - started
     return FitReport(digest, header, scores, tuple(tasks), skipped, confusion, took)
 
 
-def _speech_line(
-    corpus: Corpus, engine: Engine, probes: Probes, minutes: float, seed: int
-) -> dict[str, Any] | None:
-    """`calibration.speech_line` from scenes of the split to choose on and from computed music."""
+def _speech_lines(
+    corpus: Corpus, engine: Engine, probes: Probes, minutes: float, seed: int, with_music: bool
+) -> dict[str, dict[str, Any]]:
+    """`calibration.speech_lines` from scenes of the split to choose on and from computed music."""
 
     def evidence(sounds: Iterable[NDArray[Any]]) -> Float64:
         found = []
@@ -340,9 +342,10 @@ def _speech_line(
 
     count = min(_MOST_SCENES, round(2 * minutes))
     rng = np.random.default_rng((seed, 11))
-    alone = (0.1 * music(rng, 9 * SAMPLE_RATE) for _ in range(count))
-    config = StreamConfig(seed=seed + 1, p_noise_only=0.0, **TO_FIT_ON)
-    return calibration.speech_line(evidence(scenes(corpus, config, count)), evidence(alone))
+    alone = (0.1 * music(rng, 9 * SAMPLE_RATE) for _ in range(count if with_music else 0))
+    drawn = {**TO_FIT_ON, "p_music": with_music * TO_FIT_ON["p_music"], "p_noise_only": 0.0}
+    spoken = scenes(corpus, StreamConfig(seed=seed + 1, **drawn), count)
+    return calibration.speech_lines(evidence(spoken), evidence(alone))
 
 
 def _exists(

@@ -371,8 +371,8 @@ class Reading:
     classes : name -> label (None: too little to say) and probabilities by class.
     values : name -> number or None, over speech or voiced frames.
     evidence : that what was found is speech: mean probability in its segments, SNR in dB within
-        -10..20, and logarithm of the probability of music.
-    doubtful : by that it may be music: nothing is said of it.
+        -10..10, and logarithm of the probability of music.
+    doubtful : by that it may be none: nothing is said of it.
     """
 
     frames: int
@@ -540,15 +540,14 @@ class ProbeReader:
         _, probability = classes.get("category", (None, {}))
         unnamed = {k for probe in self._probes if probe.name == "category" for k in probe.unnamed}
         music = sum(probability.get(k, 0.0) for k in unnamed)
-        return sure / length, min(max(snr_db, -10.0), 20.0), float(np.log(music + 1e-3))
+        return sure / length, min(max(snr_db, -10.0), 10.0), float(np.log(music + 1e-3))
 
     def _is_doubtful(self, evidence: tuple[float, float, float] | None) -> bool:
-        """Whether what sounds like speech may be music, by the line in the probes file."""
-        line = self.probes.header.get("speech_line")
-        if not line or evidence is None:
+        """Whether what sounds like speech may be none, by the lines in the probes file."""
+        if evidence is None:
             return False
-        terms = zip(line["weights"], evidence, strict=True)
-        return bool(line["offset"] + sum(weight * x for weight, x in terms) < 0)
+        lines = (self.probes.header.get("speech_lines") or {}).values()
+        return any(line["offset"] + np.dot(line["weights"], evidence) < 0 for line in lines)
 
     def finish(self, duration_s: float | None = None, silent: bool = False) -> Reading:
         """Sum up all frames heard.

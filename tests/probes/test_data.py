@@ -7,7 +7,7 @@ import pytest
 
 from dynse.audio.corpus import load_corpus
 from dynse.probes import data
-from dynse.probes.calibration import FROM_GAIN, speech_line
+from dynse.probes.calibration import FROM_GAIN, speech_lines
 from dynse.probes.data import StreamConfig, build_stream, enhanced_targets
 from dynse.probes.fit import fit_probes, load_split
 from dynse.probes.probe_file import load_probes
@@ -95,17 +95,21 @@ def test_fitted_probes_beat_their_baselines(
     assert set(probes.header["recordings"]) <= set(FROM_GAIN)
 
 
-def test_a_line_tells_speech_from_music():
+def test_lines_tell_speech_from_what_sounds_like_it():
     rng = np.random.default_rng(0)
-    speech = rng.normal((0.95, 8, -4), (0.02, 5, 1), (400, 3))
-    music = rng.normal((0.82, 0, -1), (0.04, 5, 1), (60, 3))
-    line = speech_line(speech, music)
-    value = [x @ line["weights"] + line["offset"] for x in (speech, music)]
-    assert (line["scenes"], line["music"]) == (400, 60)
-    assert line["lost"] == (value[0] < 0).sum() == 8  # 2 %
-    assert line["passes"] == (value[1] >= 0).sum() <= 3
-    assert speech_line(speech[:49], music) is None
-    assert speech_line(speech, music[:4]) is None
+    speech = rng.normal((0.9, 0, -4), (0.02, 5, 1), (400, 3))
+    speech[:, 0] += 0.01 * speech[:, 1]
+    music = rng.normal((0.9, 0, -1), (0.04, 5, 0.5), (60, 3))
+    lines = speech_lines(speech, music)
+    weak, line = (lines[name] for name in ("weak", "music"))
+    for found in (weak, line):
+        below = speech @ found["weights"] + found["offset"] < 0
+        assert found["lost"] == below.sum() == 8  # 2 % of 400
+        assert found["scenes"] == 400
+    assert weak["weights"] == pytest.approx([1, -0.01, 0], abs=0.001)
+    assert line["passes"] == (music @ line["weights"] + line["offset"] >= 0).sum() < 10
+    assert speech_lines(speech, music[:4]).keys() == {"weak"}
+    assert speech_lines(speech[:49], music) == {}
 
 
 def test_a_stream_is_mixed_once_however_many_want_it(corpus_folder, tmp_path, monkeypatch, no_pesq):

@@ -160,14 +160,17 @@ def test_what_is_not_to_be_named_is_null(engine, tmp_path, speechlike):
     assert labels == ["b", None, "b"]
 
 
-@pytest.mark.parametrize("offset", [-9.0, -11.0])
+@pytest.mark.parametrize("offset", [-8.0, -9.0])
 def test_nothing_is_said_of_speech_that_may_be_music(engine, tmp_path, speechlike, offset):
     """The line of the file below reads: SNR + ln(p of music + 0.001) + offset."""
     header = {
         "name": "guard",
         "model": {"name": engine.name, "sha256": engine.sha256},
         "from_gain": {"snr_input_db": {"slope": 0.0, "offset": 12.0}},
-        "speech_line": {"weights": [0.0, 1.0, 1.0], "offset": offset},
+        "speech_lines": {
+            "weak": {"weights": [1.0, 0.0, 0.0], "offset": 0.0},
+            "music": {"weights": [0.0, 1.0, 1.0], "offset": offset},
+        },
     }
     probes = [
         Probe("vad", "flag", first=0),
@@ -180,9 +183,9 @@ def test_nothing_is_said_of_speech_that_may_be_music(engine, tmp_path, speechlik
     found = read(engine, load_probes(tmp_path / "p"), speechlike)
     assert found.segments
     music = 1 / (1 + np.e)
-    assert found.evidence == pytest.approx((1 / (1 + np.exp(-5)), 12.0, np.log(music + 1e-3)))
-    assert found.doubtful == (12 + np.log(music + 1e-3) + offset < 0)
-    assert found.doubtful == (offset == -11)
+    assert found.evidence == pytest.approx((1 / (1 + np.exp(-5)), 10.0, np.log(music + 1e-3)))
+    assert found.doubtful == (10 + np.log(music + 1e-3) + offset < 0)
+    assert found.doubtful == (offset == -9)
     assert all((value is None) == found.doubtful for value in found.values.values())
     assert (found.classes["category"][0] is None) == found.doubtful
     for name in ("f0_hz", "snr_input_db"):

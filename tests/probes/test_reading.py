@@ -160,6 +160,23 @@ def test_what_is_not_to_be_named_is_null(engine, tmp_path, speechlike):
     assert labels == ["b", None, "b"]
 
 
+@pytest.mark.parametrize(
+    ("noise", "music", "label"),
+    [(0.84, 0.001, None), (0.86, 0.001, "a"), (0.93, 0.01, "a"), (0.93, 0.03, None)],
+)
+def test_a_noise_is_named_where_it_is_sure_and_no_music(
+    engine, tmp_path, speechlike, noise, music, label
+):
+    header = {"name": "one", "model": {"name": engine.name, "sha256": engine.sha256}}
+    kinds = ("a", "b", "music")
+    probe = Probe("category", "class", kinds, outputs=3, unnamed=("music",))
+    bias = np.log([noise, 1 - noise - music, music])
+    save_probes(tmp_path / "p", header, [probe], np.arange(4), np.zeros((4, 3)), bias)
+    found, p = read(engine, load_probes(tmp_path / "p"), speechlike).classes["category"]
+    assert list(p.values()) == pytest.approx([noise, 1 - noise - music, music], abs=1e-4)
+    assert found == label
+
+
 @pytest.mark.parametrize("offset", [-8.0, -9.0])
 def test_nothing_is_said_of_speech_that_may_be_music(engine, tmp_path, speechlike, offset):
     """The line of the file below reads: SNR + ln(p of music + 0.001) + offset."""
@@ -187,7 +204,7 @@ def test_nothing_is_said_of_speech_that_may_be_music(engine, tmp_path, speechlik
     assert found.doubtful == (10 + np.log(music + 1e-3) + offset < 0)
     assert found.doubtful == (offset == -9)
     assert all((value is None) == found.doubtful for value in found.values.values())
-    assert (found.classes["category"][0] is None) == found.doubtful
+    assert found.classes["category"][0] is None
     for name in ("f0_hz", "snr_input_db"):
         assert np.isfinite(found.tracks[name]).any() != found.doubtful, name
 

@@ -194,6 +194,9 @@ def test_the_analysis_of_the_samples(model, shipped):
         assert (heard == active).mean() > (0.75 if name == "babble_female" else least), name
         assert reading.classes["gender"][0] in (row["gender"], None), name
         snr = reading.values["snr_input_db"]
+        if reading.doubtful:  # as the README says
+            assert (model.name, name) == ("dynse-small", "babble_female")
+            continue
         if not row["snr_db"]:
             assert snr > shipped.header["clean_from_db"], name
             assert reading.classes["category"][0] is None, name

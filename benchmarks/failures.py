@@ -30,6 +30,7 @@ from scipy import signal
 from dynse.audio.metrics import package, si_sdr
 from dynse.audio.mixing import active_level, mix_at_snr
 from dynse.audio.stft import SAMPLE_RATE
+from dynse.audio.telephone import TELEPHONE_RATE, telephone_line
 from dynse.models.checkpoint import DEFAULT
 from dynse.models.engine import Engine, load
 from dynse.models.evaluation import METRICS, load_mono, score
@@ -43,7 +44,6 @@ from .readme import renew, table
 Samples = NDArray[np.float32]
 
 SEED, FILES, SNR_DB = 0, 24, 10.0
-TELEPHONE_RATE, TELEPHONE_BAND_HZ = 8000, (300, 3400)
 REVERBERATION_S, CLIPPING_DB = 1.0, -12.0
 
 
@@ -153,15 +153,6 @@ CONDITIONS: tuple[Builder, ...] = (
     *(control, telephone, whispering, overlapping_talkers),
     *(music_alone, music_behind_speech, reverberation, clipping),
 )
-
-
-def telephone_line(x: Samples) -> Samples:
-    """What a telephone makes of (n,) at 16 kHz: (n / 2,) at 8 kHz, in 8 bits of mu-law."""
-    sos = signal.butter(8, TELEPHONE_BAND_HZ, "bandpass", fs=SAMPLE_RATE, output="sos")
-    y = soxr.resample(signal.sosfiltfilt(sos, x), SAMPLE_RATE, TELEPHONE_RATE).clip(-1, 1)
-    # G.711 in its continuous form: 127 steps a side of ln(1 + 255 |y|) / ln 256.
-    code = np.round(127 * np.log1p(255 * np.abs(y)) / np.log(256)) / 127
-    return (np.sign(y) * (256**code - 1) / 255).astype(np.float32)
 
 
 def whispered(x: Samples) -> Samples:

@@ -152,7 +152,7 @@ def test_what_is_not_to_be_named_is_null(engine, tmp_path, speechlike):
     labels = []
     for unnamed in ((), ("b",), ("a", "c")):
         probe = Probe("category", "class", ("a", "b", "c"), outputs=3, unnamed=unnamed)
-        weights, bias = np.zeros((4, 3)), np.array([0.0, 5.0, 0.0])
+        weights, bias = np.zeros((4, 3)), np.array([0.0, 7.0, 0.0])
         save_probes(tmp_path / "p", header, [probe], np.arange(4), weights, bias)
         label, p = read(engine, load_probes(tmp_path / "p"), speechlike).classes["category"]
         assert p["b"] > 0.9
@@ -162,7 +162,7 @@ def test_what_is_not_to_be_named_is_null(engine, tmp_path, speechlike):
 
 @pytest.mark.parametrize(
     ("noise", "music", "label"),
-    [(0.91, 0.001, None), (0.93, 0.001, "a"), (0.93, 0.01, "a"), (0.93, 0.03, None)],
+    [(0.91, 0.001, None), (0.93, 0.001, "a"), (0.93, 0.004, "a"), (0.93, 0.01, None)],
 )
 def test_a_noise_is_named_where_it_is_sure_and_no_music(
     engine, tmp_path, speechlike, noise, music, label

@@ -44,8 +44,8 @@ _MOST_PESQ_MINUTES = {"valid": 6.0}
 _MOST_SCENES = 400
 """And as many pieces of music, to tell one from the other."""
 _TELEPHONED = 5
-"""One scene of so many passes through a telephone, of whose voices the probes are less sure: on
-validation a third of such recordings was doubtful without, a sixth is."""
+"""One scene of so many passes through a telephone, of whose voices the probes are less sure: of 110
+validation recordings over a telephone at 10 dB 45 were doubtful without, 18 are."""
 TO_FIT_ON: dict[str, Any] = {
     "snr_db": (-8.0, 20.0),
     "scene_s": (4.0, 10.0),

@@ -432,10 +432,15 @@ def to_table(report: Report) -> str:
                 _text(report[key][side], unit, digits) for side in ("input", "enhanced")
             )
             table.add_row(title, before if before == "-" else f"{before}, enhanced {after}")
+        doubtful = any(warning["code"] == "doubtful_speech" for warning in report["warnings"])
         for title, key in (("noise", "noise"), ("voice", "gender")):
             best = list(report[key]["probabilities"].items())[:2]
             named = ", ".join(f"{word} {100 * p:.0f} %" for word, p in best)
-            table.add_row(title, "-" if report[key]["label"] is None else named)
+            if report[key]["label"] is None:
+                # Named only where it is nearly sure; what it may be helps a person all the same.
+                guess = key == "noise" and not doubtful and best and best[0][1] >= 0.5
+                named = f"unsure: {named}" if guess else "-"
+            table.add_row(title, named)
         for name, said in report.get("custom", {}).items():
             table.add_row(escape(name), escape(_own(said)))
         f0 = report["f0_hz"]

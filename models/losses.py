@@ -133,11 +133,10 @@ def difficulty(noisy: Tensor, clean: Tensor) -> Tensor:
 
     0.02 in frames without speech; 0.15 + 0.4 sigmoid((6 - SNR) / 4) in frames with speech at the
     frame's SNR in dB; smoothed over 5 frames. Where the SNR of the whole mixture is below 0 dB, up
-    to 0.2 in frames without speech, and all of it up to twice as much: there the net misses speech
-    frames and would rest. The idea of
-    metric-guided training (Zhao et al., "Dynamically Slimmable Speech Enhancement Network with
-    Metric-Guided Training", 2025), with the SNR in place of DNSMOS: it is exact, free, and known
-    for every frame.
+    to 0.14 in frames without speech, and all of it up to twice as much: there the net misses speech
+    frames and would rest. The idea of metric-guided training (Zhao et al., "Dynamically Slimmable
+    Speech Enhancement Network with Metric-Guided Training", 2025), with the SNR in place of DNSMOS:
+    it is exact, free, and known for every frame.
 
     Parameters
     ----------
@@ -156,9 +155,26 @@ def difficulty(noisy: Tensor, clean: Tensor) -> Tensor:
     totals = ((part * present).sum(1, keepdim=True) + 1e-10 for part in (speech, noise))
     overall_db = 10 * (torch.log10(next(totals)) - torch.log10(next(totals)))
     speaks = present.any(1, keepdim=True)
-    rest = 0.02 + 0.18 * speaks * torch.sigmoid((-3 - overall_db) / 1.5)
+    rest = 0.02 + 0.12 * speaks * torch.sigmoid((-3 - overall_db) / 1.5)
     shape = smooth_over_time(torch.where(present, hard, rest), 5)
     return shape * (1 + torch.sigmoid((-2 - overall_db) / 2))
+
+
+def goals(shape: Tensor, mean: Tensor) -> Tensor:
+    """Goal of each frame's utilisation: 0.95 (1 - exp(-k shape)), k such that the mean is as given.
+
+    Up to version 7 of dynse-25 they were in proportion to the shape and cut at 0.95, so that speech
+    at 0 and at -5 dB had the same goal, and more gates were open at 0 dB.
+
+    Parameters
+    ----------
+    shape : (B, L) of `difficulty`.
+    mean : () in (0, 0.95).
+    """
+    k = mean / shape.mean()
+    for _ in range(8):
+        k = k * (mean / (0.95 * (1 - torch.exp(-k * shape))).mean())
+    return 0.95 * (1 - torch.exp(-k * shape))
 
 
 def utilisation_loss(

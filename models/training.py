@@ -33,6 +33,7 @@ from .feeds import Batch, Feed, feed
 from .losses import (
     LossConfig,
     compressed_spectral_loss,
+    goals,
     intelligibility_loss,
     si_sdr_loss,
     third_octaves,
@@ -284,7 +285,7 @@ class Trainer:
         batch, config = self._batch, self.config
         assert batch is not None
         rate, target_mean, decay, news = self._schedule.index_select(0, self._clock)[0]
-        target = (batch.shape * (target_mean / batch.shape.mean())).clamp(max=0.95)
+        target = goals(batch.shape, target_mean)
         losses = self._objective(batch.features, batch.noisy, batch.clean, target, batch.labels)
         losses[0].backward()
         norm = torch.nn.utils.clip_grad_norm_(self._trained, config.clip_norm)

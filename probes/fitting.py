@@ -374,15 +374,16 @@ def fit_task(
     for value, fitted in _fits(features, task, columns, rows, y, len(classes), candidates):
         weights, bias, std = fitted
         model = Linear(task, columns, weights, bias, classes, value, std)
+        if task.robust:
+            model = _least_absolute(features, model, rows, y)
         if len(candidates) == 1:
-            best = model
-            break
+            return model
         assert valid is not None
         found = score(*valid, model)["deciding"]
         if found > best_score:
             best, best_score = model, found
     assert best is not None
-    return _least_absolute(features, best, rows, y) if task.robust else best
+    return best
 
 
 def _least_absolute(
@@ -552,7 +553,9 @@ def score(
         if baseline is not None:
             found["baseline_mae"] = float(np.abs(y - baseline).mean())
             found["baseline_rmse"] = float(np.sqrt(np.square(y - baseline).mean()))
-        return {**found, "frames": len(y), "deciding": found["r2"]}
+        # What is fitted by the absolute error is judged by it.
+        deciding = -mae if task.robust else found["r2"]
+        return {**found, "frames": len(y), "deciding": deciding}
     logs = log_probabilities(outputs)
     y = y.astype(np.int64)
     guess = logs.argmax(axis=1)

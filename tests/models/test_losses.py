@@ -11,6 +11,7 @@ from dynse.models.evaluation import load_mono
 from dynse.models.losses import (
     compressed_spectral_loss,
     difficulty,
+    goals,
     intelligibility_loss,
     si_sdr_loss,
     third_octaves,
@@ -83,12 +84,22 @@ def test_difficulty_follows_speech_and_snr():
     noise[:, 200:, :, 0] = 0.01  # 43 dB
     more = 1 + 1 / (1 + math.exp((-2 + 13.98) / -2))  # -13.98 dB over all speech frames
     shape = difficulty(clean + noise, clean)[0] / more
-    assert shape[50].item() == pytest.approx(0.2, abs=0.001)
+    assert shape[50].item() == pytest.approx(0.14, abs=0.001)
     assert shape[150].item() == pytest.approx(0.55, abs=0.01)
     assert shape[250].item() == pytest.approx(0.15, abs=0.01)
     easy = difficulty(clean + noise / 100, clean)[0]
     assert easy[50].item() == pytest.approx(0.02, abs=1e-4)
     assert difficulty(noise, 0 * clean)[0, 50].item() == pytest.approx(0.02 * more, abs=0.02)
+
+
+def test_goals_have_their_mean_and_keep_the_order_of_hard_frames():
+    shape = torch.tensor([[0.05, 0.2, 0.5, 1.0], [0.02, 0.3, 0.6, 1.1]])
+    for mean in (0.1, 0.25, 0.62):
+        found = goals(shape, torch.tensor(mean))
+        assert found.mean().item() == pytest.approx(mean, abs=0.01)
+        order = found.flatten()[shape.flatten().argsort()]
+        assert (order.diff() > 0.001).all()
+        assert found.max() < 0.95
 
 
 def test_utilisation_loss_is_zero_on_target():

@@ -447,14 +447,14 @@ def _describe(train: Corpus, valid: Corpus | None) -> dict[str, Any]:
 _NO_EFFECTS: Any = {name: 0.0 for name in MixConfig.__dataclass_fields__ if name[:2] == "p_"}
 
 
-def validation_set(valid: Corpus, config: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+def validation_set(
+    valid: Corpus,
+    config: TrainConfig,
+    snr_db: tuple[float, float] = (-5.0, 20.0),
+    seed: int = 20_000,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Fixed mixtures as they are met outside: noisy, clean (N, n) and SNR (N,) in dB."""
-    mix = MixConfig(
-        seconds=4.0,
-        snr_db=(-5.0, 20.0),
-        **_NO_EFFECTS,
-    )
-    mixer = Mixer(valid, mix, seed=20_000)
+    mixer = Mixer(valid, MixConfig(seconds=4.0, snr_db=snr_db, **_NO_EFFECTS), seed)
     mixtures = [mixer(i) for i in range(config.valid_mixtures)]
     return (
         torch.from_numpy(np.stack([m.noisy for m in mixtures])),

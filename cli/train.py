@@ -44,14 +44,6 @@ def train(
     utilisation: Annotated[
         float, typer.Option(min=0.02, max=0.9, help="Target share of open gates.")
     ] = 0.25,
-    hold_gates: Annotated[
-        bool,
-        typer.Option(
-            "--hold-gates",
-            help="Leave the gating subnets of --init as they are, and their utilisation with them: "
-            "the rest gets used to gates that scripts/open-gates has opened.",
-        ),
-    ] = False,
     hidden: Annotated[
         int | None, typer.Option(min=1, show_default="128", help="Gated channels a block.")
     ] = None,
@@ -123,8 +115,6 @@ def train(
         raise typer.BadParameter(
             "--init brings its own dimensions", param_hint="--hidden, --residual, --static"
         )
-    if hold_gates and init is None:
-        raise typer.BadParameter("needs --init, which has trained ones", param_hint="--hold-gates")
     torch.set_num_threads(threads)
     if init is None:
         model = ConvFSENetConfig(
@@ -143,7 +133,6 @@ def train(
         target_utilisation=utilisation,
         seed=seed,
         bank=bank,
-        hold_gates=hold_gates,
         valid_every=valid_every,
         valid_mixtures=valid_mixtures,
         bf16=bf16,

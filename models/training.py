@@ -30,7 +30,6 @@ from .capture import Captured
 from .checkpoint import load_network, read, save_network
 from .conv_fsenet import ConvFSENet, ConvFSENetConfig
 from .feeds import Batch, Feed, feed
-from .gating import GatingSubnet
 from .losses import (
     LossConfig,
     compressed_spectral_loss,
@@ -56,9 +55,8 @@ class TrainConfig:
     ``bank`` is the number of voices, and of noises, that ``bank_steps`` steps draw their mixtures
     from, ``banks`` the number of such banks, used in turn (see `bank`); 0 means that every step
     mixes its own on the CPU. ``p_telephone`` is
-    the share of mixtures that pass through a telephone's band, noisy and clean alike. With
-    ``hold_gates`` the gating subnets stay as they are, and nothing is asked of the utilisation.
-    Without ``valid_mixtures`` nothing is scored, and the last checkpoint is the best.
+    the share of mixtures that pass through a telephone's band, noisy and clean alike. Without
+    ``valid_mixtures`` nothing is scored, and the last checkpoint is the best.
     """
 
     steps: int = 40_000
@@ -77,7 +75,6 @@ class TrainConfig:
     bank_steps: int = 3_000
     banks: int = 12
     p_telephone: float = 0.06
-    hold_gates: bool = False
     valid_every: int = 2_000
     valid_mixtures: int = 96
     bf16: bool = False
@@ -169,12 +166,7 @@ class Trainer:
         if config.model.gated and config.loss.readout_weight:
             gates, classes = math.prod(self.network.gate_shape), (mixer.genders, mixer.categories)
             self.readouts = Readouts(gates, *map(len, classes)).to(self.device)
-        if config.hold_gates:
-            # Their scores are normalised: however what feeds them changes, they open as often.
-            for module in self.network.modules():
-                if isinstance(module, GatingSubnet):
-                    module.requires_grad_(False)
-        self._trained = [p for p in self.network.parameters() if p.requires_grad]
+        self._trained = [*self.network.parameters()]
         if self.readouts is not None:
             self._trained += self.readouts.parameters()
         decayed = [p for p in self._trained if p.ndim >= 2]
@@ -271,7 +263,7 @@ class Trainer:
         total = (
             loss.spectral_weight * spectral
             + loss.si_sdr_weight * si_sdr
-            + (0 if self.config.hold_gates else loss.utilisation_weight) * utilisation
+            + loss.utilisation_weight * utilisation
             + loss.pesq_weight * pesq
             + loss.intelligibility_weight * intelligibility
             + loss.readout_weight * readouts

@@ -157,6 +157,22 @@ def test_table(monkeypatch):
     assert told["warning"] == "2 samples at or above full scale"
 
 
+@pytest.mark.parametrize(
+    ("probability", "code", "told"),
+    [
+        (0.7, "clipping", "unsure: street 70 %, public 30 %"),
+        (0.45, "clipping", "-"),
+        (0.7, "doubtful_speech", "-"),
+    ],
+)
+def test_a_noise_that_is_not_named_may_be_guessed(probability, code, told):
+    guess = {"label": None, "probabilities": {"street": probability, "public": 0.3}}
+    warnings = [{"code": code, "message": "-"}]
+    lines = reports.to_table({**REPORT, "noise": guess, "warnings": warnings}).splitlines()
+    (row,) = (line for line in lines if line.strip().startswith("noise"))
+    assert row.split("noise")[1].strip() == told
+
+
 def test_custom_holds_only_what_users_added():
     names = ["snr_input_db", "vad", "roughness"]
     probes = SimpleNamespace(probes=[Probe(name, "value") for name in names])

@@ -52,7 +52,5 @@ def test_refuses_other_dimensions_than_those_of_the_model(data, tmp_path, checkp
         assert train(data, tmp_path / "run", "--init", str(checkpoint_path), *option) == 2
         assert "--init brings its own dimensions" in capsys.readouterr().err
     save(tmp_path / "x.safetensors", {}, {})
-    assert train(data, tmp_path / "run", "--hold-gates") == 2
-    assert "--hold-gates: needs --init" in capsys.readouterr().err
     assert train(data, tmp_path / "run", "--init", str(tmp_path / "x.safetensors")) == 2
     assert "damaged model (KeyError: 'dims')" in capsys.readouterr().err

@@ -245,19 +245,6 @@ def test_starting_from_weights(corpora, tmp_path):
         )  # fmt: skip
 
 
-def test_held_gates_stay_as_they_are_while_the_rest_learns(corpora, tmp_path):
-    run = trainer(corpora, tmp_path, steps=4, hold_gates=True)
-    before = {name: p.clone() for name, p in run.network.named_parameters()}
-    assert len(list(run.run())) == 1
-    changed = {
-        name for name, p in run.network.named_parameters() if not torch.equal(p, before[name])
-    }
-    assert changed == {name for name in before if ".gating." not in name}
-    resumed = trainer(corpora, tmp_path, steps=5, hold_gates=True)
-    assert resumed.step == 4
-    assert len(list(resumed.run())) == 1
-
-
 @pytest.mark.parametrize("estimator", ["straight_through", "gumbel"])
 def test_other_estimators_train(corpora, tmp_path, estimator):
     run = trainer(corpora, tmp_path, steps=4, model=replace(MODEL, estimator=estimator))

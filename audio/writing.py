@@ -306,6 +306,8 @@ class Writer:
             if isinstance(error, FileNotFoundError):
                 folder = os.path.dirname(os.path.realpath(self._name))
                 reason = f"there is no folder {folder}; make it first"
+                if os.path.isdir(folder):  # as /proc, where nothing can be made
+                    reason = f"{folder} takes no files"
             raise UnwritableError(f"it cannot be created: {reason}", self._name) from error
         except sf.SoundFileError as error:
             self.discard()

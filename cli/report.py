@@ -438,7 +438,8 @@ def to_table(report: Report) -> str:
             named = ", ".join(f"{word} {100 * p:.0f} %" for word, p in best)
             if report[key]["label"] is None:
                 # Named only where it is nearly sure; what it may be helps a person all the same.
-                guess = key == "noise" and not doubtful and best and best[0][1] >= 0.5
+                enough = not doubtful and audio["duration_s"] >= 1
+                guess = key == "noise" and enough and best and best[0][1] >= 0.5
                 named = f"unsure: {named}" if guess else "-"
             table.add_row(title, named)
         for name, said in report.get("custom", {}).items():

@@ -71,20 +71,23 @@ def test_shipped_model_cleans_a_sample(tmp_path):
 
 
 def test_shipped_gates_follow_difficulty():
-    """The same voice in the same rain: the louder the rain, the more of the network runs."""
+    """The same voices in the same noises: the louder the noise, the more of the network runs."""
     from dynse.audio.mixing import mix_at_snr
     from dynse.audio.stft import analyse
     from dynse.models.engine import load
     from dynse.models.evaluation import load_mono, speech_frames
 
     engine = load()
-    clean, noisy = (load_mono(ROOT / f"samples/{k}/rain_female.wav") for k in ("clean", "noisy"))
-    used, apart = [], []
-    for snr_db in (-5, 5, 15):
-        frames = analyse(mix_at_snr(clean, noisy - clean, snr_db)[0])
-        share = engine.step(frames, engine.initial_state())[1].mean(axis=(1, 2))
+    names = ("rain_female", "hiss_female", "engine_male", "keyboard_male", "hum_male")
+    used, apart = np.zeros((2, 3, len(names)))
+    for i, name in enumerate(names):
+        clean, noisy = (load_mono(ROOT / f"samples/{k}/{name}.wav") for k in ("clean", "noisy"))
         speech = speech_frames(clean)
-        used.append(share.mean())
-        apart.append(share[~speech].mean() / share[speech].mean())
-    assert used[0] > used[1] > used[2]
-    assert apart[0] < 0.8, "in hard noise, pauses get less than speech"
+        for k, snr_db in enumerate((-5, 5, 15)):
+            frames = analyse(mix_at_snr(clean, noisy - clean, snr_db)[0])
+            share = engine.step(frames, engine.initial_state())[1].mean(axis=(1, 2))
+            used[k, i] = share.mean()
+            apart[k, i] = share[~speech].mean() / share[speech].mean()
+    assert (np.diff(used.mean(axis=1)) < -0.02).all()
+    assert apart[0].mean() < 0.8, "in hard noise, pauses get less than speech"
+    assert apart[2].mean() < 0.7

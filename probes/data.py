@@ -45,6 +45,7 @@ from . import targets
 __all__ = [
     "LabelledStream",
     "Say",
+    "Scene",
     "StreamConfig",
     "build_stream",
     "enhanced_targets",
@@ -162,7 +163,9 @@ class _Deck:
 
 
 @dataclass
-class _Scene:
+class Scene:
+    """One noise excerpt under a few utterances: float32 signals of one length."""
+
     clean: Float32
     noise: Float32
     category: str
@@ -198,7 +201,7 @@ class _Director:
             self._turns = self.rng.permutation(list(self._noises)).tolist()
         return self._turns.pop()
 
-    def scene(self) -> _Scene:
+    def scene(self) -> Scene:
         rng, cfg = self.rng, self.config
         draw = rng.random()
         wanted = round(rng.uniform(*cfg.scene_s) * SAMPLE_RATE)
@@ -230,7 +233,7 @@ class _Director:
         if rng.random() < cfg.p_silence:
             gap = round(rng.uniform(0.5, 2.0) * SAMPLE_RATE) // HOP * HOP
             clean, noise = np.pad(clean, (0, gap)), np.pad(noise, (0, gap))
-        return _Scene(
+        return Scene(
             (clean * gain).astype(np.float32),
             (noise * gain).astype(np.float32),
             category,
@@ -302,12 +305,11 @@ class _Director:
         return out
 
 
-def scenes(corpus: Corpus, config: StreamConfig, count: int) -> Iterator[Float32]:
-    """The first noisy scenes of a stream by themselves."""
+def scenes(corpus: Corpus, config: StreamConfig, count: int) -> Iterator[Scene]:
+    """The first scenes of a stream by themselves."""
     director = _Director(corpus, config)
     for _ in range(count):
-        scene = director.scene()
-        yield scene.clean + scene.noise
+        yield director.scene()
 
 
 def _trimmed(x: Float32) -> Float32:

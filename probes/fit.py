@@ -352,10 +352,8 @@ def _speech_lines(
     rng = np.random.default_rng((seed, 11))
     alone = (0.1 * music(rng, 9 * SAMPLE_RATE) for _ in range(count if with_music else 0))
     drawn = {**TO_FIT_ON, "p_music": with_music * TO_FIT_ON["p_music"], "p_noise_only": 0.0}
-    spoken = (
-        _telephoned(scene) if number % _TELEPHONED == 0 else scene
-        for number, scene in enumerate(scenes(corpus, StreamConfig(seed=seed + 1, **drawn), count))
-    )
+    mixed = (x.clean + x.noise for x in scenes(corpus, StreamConfig(seed=seed + 1, **drawn), count))
+    spoken = (_telephoned(x) if number % _TELEPHONED == 0 else x for number, x in enumerate(mixed))
     return calibration.speech_lines(evidence(spoken), evidence(alone))
 
 

@@ -344,4 +344,7 @@ def _open_residual(options: Options, reader: Reader, channels: int, subtype: str
 def _make_folder(target: str) -> None:
     folder = os.path.dirname(target)
     if target != "-" and folder:
-        os.makedirs(folder, exist_ok=True)
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UnwritableError("it would lie in a file, not in a folder", target) from error

@@ -116,6 +116,13 @@ def test_bad_inputs_fail_in_one_line_and_the_rest_is_done(enhance, noisy, tmp_pa
     assert not any("Traceback" in line for line in lines)
 
 
+@pytest.mark.parametrize("target", ["text.wav/out.wav", "text.wav/deep/out.wav"])
+def test_a_file_is_no_folder_to_write_to(enhance, noisy, tmp_path, capsys, target):
+    (tmp_path / "text.wav").write_text("x")
+    assert enhance(noisy, "-o", target) == 1
+    assert capsys.readouterr().err == f"{target}: it would lie in a file, not in a folder\n"
+
+
 def test_folders_are_mirrored(enhance, tmp_path, speechlike):
     for place in ("in/a.wav", "in/deep/a.wav", "in/notes.txt"):
         path = tmp_path / place

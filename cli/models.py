@@ -67,6 +67,9 @@ def _card(row: dict[str, Any]) -> Iterator[str]:
         yield f"    {run['steps']} steps, {run['hours_of_audio']} h of mixtures, {run['hours']} h"
         losses = run.get("config", {}).get("loss", {})
         yield "      " + ", ".join(f"{name} {value:g}" for name, value in losses.items())
+    if after := row["after_training"]:
+        said = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in after.items())
+        yield f"    scripts/open-gates: {said}"
     scores = row["scores"].get("test")
     yield f"  test set{'' if scores else ': not stated'}"
     if scores:
@@ -127,6 +130,11 @@ def _describe(checkpoint: Any, default: bool) -> dict[str, Any]:
         "license": header["license"],
         "training_data": header["data"],
         "training": header.get("training", {}),
+        "after_training": {
+            name: header[name]
+            for name in ("averaged", "gates_opened_by", "gates_tilted_by")
+            if name in header
+        },
         "scores": header["scores"],
         "known_failures": header.get("known_failures", {}),
         "sha256": checkpoint.sha256,

@@ -41,7 +41,7 @@ def card(capsys, *arguments):
 def test_a_name_shows_the_whole_card(capsys, checkpoint_path, tmp_path):
     tiny = read(checkpoint_path)
     run = {"steps": 8000, "hours_of_audio": 106.7, "hours": 0.5}
-    header = {**tiny.header, "known_failures": FAILURES}
+    header = {**tiny.header, "known_failures": FAILURES, "averaged": 2, "gates_opened_by": 0.2}
     header["training"] = {
         **run,
         "config": {"loss": {"alpha": 0.3}},
@@ -55,7 +55,7 @@ def test_a_name_shows_the_whole_card(capsys, checkpoint_path, tmp_path):
     shown = card(capsys, tmp_path / "x.safetensors")
     for line in (
         "    9 steps, 106.7 h of mixtures, 0.5 h\n",
-        "      alpha 0.3\n",
+        "      alpha 0.3\n    scripts/open-gates: averaged 2, gates opened by 0.2\n",
         "    -5 dB: WB-PESQ 2.5, STOI 0.9, ESTOI 0.8, SI-SDR dB 12\n    10 dB",
         "    music alone: Plucked notes.\n      removed 8.75 dB\n"
         "      probes: gender 0 right/2 wrong, vad_accuracy 0.98\n",

@@ -2,8 +2,8 @@
 
     python -m benchmarks.confidence DATA/ [--exclude CORPUS ...] [--readme]
 
-Too much: figures of speech, which none of these sounds holds (SNR, PESQ, F0, ...), a gender that is
-wrong, a wrong name for the noise. Too little: a voice of which nothing is said. Counted are
+Too much: figures (SNR, PESQ, F0, ...) where nobody speaks, a wrong gender, a wrong name for the
+noise. Too little: a voice of which nothing is said. Counted are
 
 * recordings of noise alone, the first 20 s of each, of the splits "valid" and "test",
 * scenes of the probes' validation stream (-5 to 15 dB),
@@ -89,7 +89,7 @@ def sounds(valid: Corpus, test: Corpus, seed: int = 3) -> Iterator[Sound]:
 def counts(rows: list[tuple[Sound, dict[str, object]]]) -> list[str]:
     """Sounds, figures withheld or given wrongly, genders right / wrong, names right / wrong."""
     speaks = rows[0][0].speaks
-    figures = sum(bool(found["snr_db"] is not None) for _, found in rows)
+    figures = sum(bool(found["figures"]) for _, found in rows)
     told = [f"{len(rows) - figures} without" if speaks else f"{figures} with"]
     for truth, key in (("gender", "gender"), ("category", "noise")):
         known = [(getattr(s, truth), found[key]) for s, found in rows if getattr(s, truth)]

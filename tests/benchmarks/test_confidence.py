@@ -6,15 +6,15 @@ Sound = confidence.Sound
 NOTHING = np.zeros(0, np.float32)
 
 
-def said(snr_db=None, gender=None, noise=None):
-    return {"snr_db": snr_db, "gender": gender, "noise": noise}
+def said(figures=False, gender=None, noise=None):
+    return {"figures": figures, "gender": gender, "noise": noise}
 
 
 def test_figures_of_what_does_not_speak_are_counted_and_names_compared():
     noise = Sound("noise", NOTHING, False, None, "street")
     unlabelled = Sound("noise", NOTHING, False, None, "")
     rows = [
-        (noise, said(0.0, "male", "street")),
+        (noise, said(True, "male", "street")),
         (noise, said(noise="office")),
         (noise, said()),
         (unlabelled, said(noise="street")),
@@ -24,5 +24,5 @@ def test_figures_of_what_does_not_speak_are_counted_and_names_compared():
 
 def test_voices_without_figures_are_counted():
     voice = Sound("voice", NOTHING, True, "female")
-    rows = [(voice, said(3.0, "female")), (voice, said(-1.0, "male")), (voice, said())]
+    rows = [(voice, said(True, "female")), (voice, said(True, "male")), (voice, said())]
     assert confidence.counts(rows) == ["3", "1 without", "1 / 1", ""]

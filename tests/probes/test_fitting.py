@@ -33,6 +33,19 @@ VALUE = Task("snr_input_db", "value", "speech")
 FLAG, CLASS = Task("vad", "flag"), Task("category", "class")
 
 
+def test_what_is_fitted_by_the_absolute_error_is_chosen_by_it(problem):
+    stream, features, _ = problem
+    robust = Task("snr_input_db", "value", "speech", robust=True)
+    grid, columns = (1e-2, 1e3, 1e5), np.arange(4)
+    for task, by in ((robust, lambda found: -found["mae"]), (VALUE, lambda found: found["r2"])):
+        each = [fit_task(stream, features, task, columns, l2) for l2 in grid]
+        found = [score(stream, features, model) for model in each]
+        assert [one["deciding"] for one in found] == [by(one) for one in found]
+        chosen = fit_task(stream, features, task, columns, grid, (stream, features))
+        assert chosen.l2 == each[int(np.argmax([by(one) for one in found]))].l2
+        np.testing.assert_array_equal(chosen.weights, each[grid.index(chosen.l2)].weights)
+
+
 def test_ridge_finds_the_generating_weights(problem):
     stream, features, _ = problem
     model = fit_task(stream, features, VALUE, np.arange(30), 0.01)

@@ -161,7 +161,7 @@ def difficulty(noisy: Tensor, clean: Tensor) -> Tensor:
 
 
 def goals(shape: Tensor, mean: Tensor) -> Tensor:
-    """Goal of each frame's utilisation: 0.95 (1 - exp(-k shape)), k such that their mean is as given.
+    """Goal of each frame's utilisation: 0.95 (1 - exp(-k shape)), with k for a given mean.
 
     Within 1 % up to a mean of 0.65 on speech in noise; a mean of 0.9 is out of reach.
 

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from scipy import fft, signal
 
 from .corpus import Clip, Corpus
+from .imitations import KINDS, coloured, engine, imitation, smooth
 from .music import music
 from .stft import SAMPLE_RATE
 
 Samples = NDArray[np.float32]
 
 SYNTHETIC_CATEGORY = "artificial"
+ENGINE_CATEGORY = "transport"
 BABBLE_CATEGORY = "public"
 MUSIC_CATEGORY = "music"
 
@@ -43,7 +45,8 @@ class MixConfig:
     p_noise_eq: float = 0.5
     p_reverb: float = 0.25
     p_second_noise: float = 0.25
-    p_synthetic: float = 0.22
+    p_synthetic: float = 0.19
+    p_imitation: float = 0.08
     p_babble: float = 0.06
     p_music: float = 0.15
     p_modulation: float = 0.15
@@ -221,9 +224,11 @@ class Mixer:
     def categories(self) -> tuple[str, ...]:
         """Categories that a noise may have, in alphabetical order."""
         recorded = {clip.category for clip in self.corpus.noise} - {""}
-        computed = {SYNTHETIC_CATEGORY, BABBLE_CATEGORY} | (
-            {MUSIC_CATEGORY} if self.config.p_music else set()
-        )
+        computed = {SYNTHETIC_CATEGORY, ENGINE_CATEGORY, BABBLE_CATEGORY}
+        if self.config.p_music:
+            computed |= {MUSIC_CATEGORY}
+        if self.config.p_imitation:
+            computed |= set(KINDS)
         return tuple(sorted(recorded | computed))
 
     def numbers(self, gender: str, category: str) -> tuple[int, int]:
@@ -289,9 +294,12 @@ class Mixer:
         for _ in range(2 if rng.random() < cfg.p_second_noise else 1):
             draw = rng.random()
             if draw < cfg.p_synthetic or not self.corpus.noise:
-                (x, label), category = synthetic_noise(rng, n), SYNTHETIC_CATEGORY
+                x, label = synthetic_noise(rng, n)
+                category = ENGINE_CATEGORY if label == "engine" else SYNTHETIC_CATEGORY
             elif draw < cfg.p_synthetic + cfg.p_babble:
                 x, category, label = self._babble(rng, n, cfg), BABBLE_CATEGORY, "babble"
+            elif draw < cfg.p_synthetic + cfg.p_babble + cfg.p_imitation:
+                x, category, label = imitation(rng, n)
             elif draw >= 1 - cfg.p_music:
                 x, category, label = music(rng, n), MUSIC_CATEGORY, "music"
             else:
@@ -344,32 +352,27 @@ def synthetic_noise(rng: np.random.Generator, n: int) -> tuple[Samples, str]:
     kind = ("coloured", "coloured", "hum", "engine", "clicks", "tones", "hiss")[rng.integers(7)]
     t = np.arange(n) / SAMPLE_RATE
     if kind == "coloured":
-        x = _coloured(rng, n, rng.uniform(-1.0, 2.2))
+        x = coloured(rng, n, rng.uniform(-1.0, 2.2))
     elif kind == "hiss":
-        x = _coloured(rng, n, rng.uniform(-1.5, -0.5))
+        x = coloured(rng, n, rng.uniform(-1.5, -0.5))
     elif kind == "hum":
         mains = rng.choice([50.0, 60.0]) * rng.uniform(0.99, 1.01)
         orders = np.arange(1, rng.integers(4, 30))
         gains = rng.uniform(0, 1, len(orders)) * orders ** -rng.uniform(0.3, 1.5)
         phases = rng.uniform(0, 2 * np.pi, len(orders))
         x = gains @ np.sin(2 * np.pi * mains * orders[:, None] * t + phases[:, None])
-        x += 10 ** rng.uniform(-2.5, -0.5) * _coloured(rng, n, 1.0)
+        x += 10 ** rng.uniform(-2.5, -0.5) * coloured(rng, n, 1.0)
     elif kind == "engine":
-        wander = np.cumsum(_smooth(rng, n, 1.5)) / SAMPLE_RATE
-        turn = 2 * np.pi * (rng.uniform(25, 140) * (t + rng.uniform(0.02, 0.3) * wander))
-        orders = np.arange(1, 25)
-        gains = rng.uniform(0, 1, len(orders)) * orders ** -rng.uniform(0.5, 1.5)
-        x = gains @ np.sin(orders[:, None] * turn + rng.uniform(0, 6.28, (len(orders), 1)))
-        x += 10 ** rng.uniform(-1.0, 0.5) * _coloured(rng, n, rng.uniform(0.5, 2.0))
+        x = engine(rng, n)
     elif kind == "clicks":
         x = np.zeros(n)
         for at in rng.integers(0, n, rng.integers(2, 60)):
             length = int(rng.integers(16, 800))
             burst = rng.standard_normal(length) * np.exp(-np.arange(length) / (length / 5))
             x[at : at + length] += rng.uniform(0.2, 1) * burst[: n - at]
-        x += 10 ** rng.uniform(-3, -1) * _coloured(rng, n, 1.0)
+        x += 10 ** rng.uniform(-3, -1) * coloured(rng, n, 1.0)
     else:
-        x = 0.02 * _coloured(rng, n, 0.5)
+        x = 0.02 * coloured(rng, n, 0.5)
         for _ in range(rng.integers(1, 4)):
             sweep = rng.uniform(-300, 300) * t**2 if rng.random() < 0.4 else 0.0
             wave = np.sin(2 * np.pi * (rng.uniform(150, 5000) * t + sweep))
@@ -381,24 +384,8 @@ def synthetic_noise(rng: np.random.Generator, n: int) -> tuple[Samples, str]:
     return x.astype(np.float32), kind
 
 
-def _coloured(rng: np.random.Generator, n: int, slope: float) -> NDArray[np.float64]:
-    """Noise with a power spectrum of f**-slope (0 white, 1 pink, 2 brown), unit RMS."""
-    size = fft.next_fast_len(n, real=True)
-    bins = size // 2 + 1
-    shape = np.maximum(np.arange(bins), size * 20 / SAMPLE_RATE) ** (-slope / 2)
-    spectrum = shape * (rng.standard_normal(bins) + 1j * rng.standard_normal(bins))
-    x = fft.irfft(spectrum, size)[:n]
-    return x / np.sqrt(np.mean(x**2))
-
-
-def _smooth(rng: np.random.Generator, n: int, rate_hz: float) -> NDArray[np.float64]:
-    """Slow random curve within [-1, 1], about `rate_hz` turns a second."""
-    knots = rng.uniform(-1, 1, max(2, int(n / SAMPLE_RATE * rate_hz) + 2))
-    return np.interp(np.linspace(0, len(knots) - 1, n), np.arange(len(knots)), knots)
-
-
 def _envelope(rng: np.random.Generator, n: int, depth_db: float) -> Samples:
-    return (10 ** (0.5 * depth_db * _smooth(rng, n, 1.0) / 20)).astype(np.float32)
+    return (10 ** (0.5 * depth_db * smooth(rng, n, 1.0) / 20)).astype(np.float32)
 
 
 def _equalise(rng: np.random.Generator, x: Samples) -> Samples:

@@ -90,7 +90,7 @@ class Readouts(nn.Module):
             + 2 * far(smooth_over_time(si_sdr[..., 0], _LONG), of_window)
             + 3 * (wrong * speaks).sum() / speaks.sum().clamp(min=1)
             + 0.5 * over_speech(_classes(gender, labels[:, 0]) * heard[:, None])
-            + 1.5 * (_classes(category, labels[:, 1]) * noticed).mean()
+            + 3 * (_classes(category, labels[:, 1]) * noticed).mean()
         )
 
     def _around(self, x: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from ..audio.corpus import Clip, Corpus
+from ..audio.imitations import KINDS, imitation
 from ..audio.lock import lock
 from ..audio.mixing import MUSIC_CATEGORY as MUSIC
 from ..audio.mixing import SYNTHETIC_CATEGORY, active_level, synthetic_noise
@@ -65,8 +66,10 @@ _UTTERANCE_LEVEL = 0.05
 class StreamConfig:
     """How a stream is drawn; levels in dB, times in seconds, probabilities a scene.
 
-    PESQ, which takes nearly all of the time, is computed on the first `pesq_minutes`. The default
-    range of SNR gives quartiles of input SI-SDR like those of the paper's Table 1 (-1..10 dB).
+    PESQ, which takes nearly all of the time, is computed on the first `pesq_minutes`.
+    `p_synthetic` and `p_babble` are of the scenes in their category, `p_imitation` is for each of
+    the kinds that `audio.imitations` has in it. The default range of SNR gives quartiles of input
+    SI-SDR like those of the paper's Table 1 (-1..10 dB).
     """
 
     minutes: float = 30.0
@@ -80,7 +83,7 @@ class StreamConfig:
     p_clean: float = 0.06
     p_silence: float = 0.06
     p_synthetic: float = 0.6
-    p_engine: float = 0.0
+    p_imitation: float = 0.0
     p_babble: float = 0.25
     p_varied: float = 0.0
     p_music: float = 0.0
@@ -267,9 +270,9 @@ class _Director:
         rng, cfg = self.rng, self.config
         draw = rng.random()
         if category == SYNTHETIC_CATEGORY and draw < cfg.p_synthetic:
-            return self._computed(n, engine=False)
-        if category == "transport" and draw < cfg.p_engine:
-            return self._computed(n, engine=True)
+            return self._computed(n)
+        if draw < cfg.p_imitation * len(KINDS.get(category, ())):
+            return imitation(rng, n, category)[0]
         if category == "public" and draw < cfg.p_babble:
             return self._babble(n)
         x = _trimmed(self.corpus.samples(self._noises[category].draw()))
@@ -285,10 +288,10 @@ class _Director:
         ramp = np.minimum(1, np.arange(n) / 320).astype(np.float32)
         return x * ramp * ramp[::-1]
 
-    def _computed(self, n: int, engine: bool) -> Float32:
+    def _computed(self, n: int) -> Float32:
         while True:
             x, kind = synthetic_noise(self.rng, n)
-            if (kind == "engine") == engine:
+            if kind != "engine":  # is of another category
                 return x
 
     def _babble(self, n: int) -> Float32:

@@ -58,8 +58,9 @@ def test_every_kind_of_mixture_is_sane(corpus):
         effects.update(mixture.effects)
         categories.add(mixture.category)
     assert effects >= {"noise_only", "clean_only", "reverb", "clipping", "narrowband", "dropout"}
-    assert categories == {"", "nature", "artificial", "public", "music"}
-    assert mixer.categories == ("artificial", "music", "nature", "public")
+    everyday = {"nature", "transport", "office", "domestic"}
+    assert categories == {"", "artificial", "public", "music"} | everyday
+    assert set(mixer.categories) == categories - {""}
     assert "music" not in Mixer(corpus, MixConfig(p_music=0.0)).categories
 
 
@@ -110,6 +111,16 @@ def test_synthetic_noises_of_every_kind_are_finite():
         assert x.std() > 0
         kinds.add(kind)
     assert kinds == {"coloured", "hiss", "hum", "engine", "clicks", "tones"}
+
+
+def test_computed_noise_has_the_category_of_its_kind(corpus):
+    computed = Mixer(corpus, _plain(seconds=0.5, p_synthetic=1.0))
+    kinds = {computed(i).noise_label: computed(i).category for i in range(60)}
+    assert kinds.pop("engine") == "transport"
+    assert set(kinds.values()) == {"artificial"}
+    imitated = Mixer(corpus, _plain(seconds=0.5, p_imitation=1.0))
+    seen = {imitated(i).category for i in range(60)}
+    assert seen == {"transport", "nature", "office", "domestic"} <= set(imitated.categories)
 
 
 def test_plain_folders_are_a_corpus(tmp_path):

@@ -30,7 +30,10 @@ def fit_probes(
     pesq_minutes: Annotated[
         float, typer.Option(min=0.1, help="Of each part PESQ is computed on; the slow part.")
     ] = 20.0,
-    gates: Annotated[int, typer.Option(min=1, help="How many gates the probes read.")] = 128,
+    gates: Annotated[
+        int,
+        typer.Option(min=1, help="How many gates the probes share; noise category has its own."),
+    ] = 128,
     check: Annotated[
         bool, typer.Option("--check", help="Only look at the data, and print counts.")
     ] = False,

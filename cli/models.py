@@ -63,13 +63,14 @@ _UNITS = {"pesq": "WB-PESQ", "stoi": "STOI", "estoi": "ESTOI", "si_sdr_db": "SI-
 def _card(row: dict[str, Any]) -> Iterator[str]:
     recipe = row["training"]
     yield f"  recipe{'' if recipe else ': not stated'}"
-    for run in (*recipe.get("before", ()), recipe) if recipe else ():
+    last = {**recipe, "after": row["after_training"]}
+    for run in (*recipe.get("before", ()), last) if recipe else ():
         yield f"    {run['steps']} steps, {run['hours_of_audio']} h of mixtures, {run['hours']} h"
-        losses = run.get("config", {}).get("loss", {})
-        yield "      " + ", ".join(f"{name} {value:g}" for name, value in losses.items())
-    if after := row["after_training"]:
-        said = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in after.items())
-        yield f"    scripts/open-gates: {said}"
+        if losses := run.get("config", {}).get("loss"):
+            yield "      " + ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        if after := run.get("after"):
+            said = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in after.items())
+            yield f"    scripts/open-gates: {said}"
     scores = row["scores"].get("test")
     yield f"  test set{'' if scores else ': not stated'}"
     if scores:
@@ -130,11 +131,7 @@ def _describe(checkpoint: Any, default: bool) -> dict[str, Any]:
         "license": header["license"],
         "training_data": header["data"],
         "training": header.get("training", {}),
-        "after_training": {
-            name: header[name]
-            for name in ("averaged", "gates_opened_by", "gates_tilted_by")
-            if name in header
-        },
+        "after_training": checkpoint.after_training,
         "scores": header["scores"],
         "known_failures": header.get("known_failures", {}),
         "sha256": checkpoint.sha256,

@@ -49,6 +49,12 @@ class Checkpoint:
     sha256: str
     path: Path
 
+    @property
+    def after_training(self) -> dict[str, Any]:
+        """What `scripts/open-gates` did to the weights: by name, empty if nothing."""
+        names = ("averaged", "gates_opened_by", "gates_tilted_by")
+        return {name: self.header[name] for name in names if name in self.header}
+
 
 def resolve(name: str | Path) -> tuple[Path, str | None]:
     """Path of a shipped model's name or of a file, and the sha256 it must have (None: any).

@@ -152,6 +152,8 @@ class Trainer:
         if start_from is not None:
             checkpoint = read(start_from)
             earlier = dict(checkpoint.header.get("training", {}))
+            if checkpoint.after_training:
+                earlier["after"] = checkpoint.after_training
             self._before = [*earlier.pop("before", []), earlier]
             loaded = load_network(checkpoint)
             if replace(loaded.config, estimator=config.model.estimator) != config.model:

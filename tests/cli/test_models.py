@@ -45,7 +45,7 @@ def test_a_name_shows_the_whole_card(capsys, checkpoint_path, tmp_path):
     header["training"] = {
         **run,
         "config": {"loss": {"alpha": 0.3}},
-        "before": [{**run, "steps": 9}],
+        "before": [{**run, "steps": 9, "after": {"averaged": 3}}],
     }
     header["scores"] = {
         **tiny.header["scores"],
@@ -54,7 +54,7 @@ def test_a_name_shows_the_whole_card(capsys, checkpoint_path, tmp_path):
     save(tmp_path / "x.safetensors", tiny.tensors, header)
     shown = card(capsys, tmp_path / "x.safetensors")
     for line in (
-        "    9 steps, 106.7 h of mixtures, 0.5 h\n",
+        "    9 steps, 106.7 h of mixtures, 0.5 h\n    scripts/open-gates: averaged 3\n",
         "      alpha 0.3\n    scripts/open-gates: averaged 2, gates opened by 0.2\n",
         "    -5 dB: WB-PESQ 2.5, STOI 0.9, ESTOI 0.8, SI-SDR dB 12\n    10 dB",
         "    music alone: Plucked notes.\n      removed 8.75 dB\n"

@@ -228,9 +228,9 @@ def fit_probes(
     common = [task for task in shipped if not task.own_gates] or shipped
     shared = fitting.select(train.stream, train.masks, kept, common, count)
     gates_of = {
-        task.name: shared
-        if not task.own_gates
-        else fitting.select(train.stream, train.masks, kept, [task], round(task.own_gates * count))
+        task.name: fitting.select(train.stream, train.masks, kept, [task], count)
+        if task.own_gates
+        else shared
         for task in usable
     }
     # Without a split to score on, the one to choose on is kept for it.

@@ -72,8 +72,7 @@ class Task:
     link : of a value; see `probe_file.Probe`.
     robust : of a value: least absolute deviations instead of least squares.
     gates : at most so many, the first that were selected; None: all.
-    own_gates : reads gates that are selected for it alone, so many times as many as others share;
-        0: reads what others share.
+    own_gates : reads gates that are selected for it alone, not those that others share.
     title, unit : for people.
     experiment : fitted and scored, but not shipped.
     summary : which frames of a recording count for its summary; None: those of `rows`.
@@ -87,7 +86,7 @@ class Task:
     link: Link = "identity"
     robust: bool = False
     gates: int | None = None
-    own_gates: float = 0.0
+    own_gates: bool = False
     title: str = ""
     unit: str = ""
     experiment: bool = False
@@ -105,7 +104,7 @@ TASKS: tuple[Task, ...] = (
     Task("voiced", "flag", spans=_VOICED, title="voicing"),
     Task("gender", "class", "speech", around(125), title="gender"),
     Task("language", "class", "speech", around(125), title="language", experiment=True),
-    Task("category", "class", spans=around(125), own_gates=1.5, title="noise category"),
+    Task("category", "class", spans=around(125), own_gates=True, title="noise category"),
     Task("snr_input_db", "value", "speech", _QUICK, _DB, title="input SNR", unit="dB"),
     Task("snr_enhanced_db", "value", "speech", _QUICK, _DB, title="enhanced SNR", unit="dB"),
     Task("si_sdr_input_db", "value", "speech", _SECOND, _DB, "identity", True,

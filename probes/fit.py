@@ -43,7 +43,7 @@ MOST_MINUTES = {"valid": 10.0, "test": 30.0}
 _MOST_PESQ_MINUTES = {"valid": 6.0}
 _MOST_SCENES = 400
 _MUSIC_A_SCENE = 5
-"""To tell one from the other, and so many times as many pieces of music: of 400 version 9 of
+"""So many times as many pieces of music are drawn, to tell one from the other: of 400 version 9 of
 dynse-25 takes five for speech, too few to draw a line by."""
 _TELEPHONED = 5
 """One scene of so many passes through a telephone, of whose voices the probes are less sure: of 110

@@ -162,7 +162,7 @@ def test_what_is_not_to_be_named_is_null(engine, tmp_path, speechlike):
 
 @pytest.mark.parametrize(
     ("noise", "music", "label"),
-    [(0.94, 0.001, None), (0.96, 0.001, "a"), (0.96, 0.004, "a"), (0.96, 0.01, None)],
+    [(0.98, 0.001, None), (0.99, 0.001, "a"), (0.99, 0.004, "a"), (0.988, 0.01, None)],
 )
 def test_a_noise_is_named_where_it_is_sure_and_no_music(
     engine, tmp_path, speechlike, noise, music, label

@@ -53,7 +53,7 @@ class Checkpoint:
     def after_training(self) -> dict[str, Any]:
         """What `scripts/open-gates` did to the weights: by name, empty if nothing."""
         names = ("averaged", "gates_opened_by", "gates_tilted_by")
-        return {name: self.header[name] for name in names if name in self.header}
+        return {name: self.header[name] for name in names if self.header.get(name)}
 
 
 def resolve(name: str | Path) -> tuple[Path, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from torch import nn
 
 from dynse.models.checkpoint import read, save_network
 from dynse.models.conv_fsenet import ConvFSENet, ConvFSENetConfig
+
+# A shell that runs the tests in the background has them ignore interruptions, and what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = ConvFSENetConfig(
     bands=48,

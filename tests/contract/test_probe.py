@@ -324,7 +324,7 @@ def test_fail_fast_and_interruption_of_probe(dynse, speech, noise, strict_json):
     dynse.write("long.wav", noise(48000 * 600), 48000)
     process = dynse.start("a b.wav", "long.wav", "--jsonl", do="probe", stdout=subprocess.PIPE)
     assert strict_json(process.stdout.readline())["path"] == "a b.wav"
-    time.sleep(0.05)
+    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     out, said = process.communicate(timeout=60)
     assert process.returncode == 130

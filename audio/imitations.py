@@ -57,6 +57,8 @@ def vehicle(rng: np.random.Generator, n: int) -> Samples:
 
 def engine(rng: np.random.Generator, n: int) -> Samples:
     """Harmonics of a rate that wanders, and coloured noise: a plainer engine."""
+    # Not by `_harmonics`: `mixing.synthetic_noise` draws it, too, and the streams that probes are
+    # scored on would change with the order of its draws.
     t = np.arange(n) / SAMPLE_RATE
     wander = np.cumsum(smooth(rng, n, 1.5)) / SAMPLE_RATE
     turn = 2 * np.pi * (rng.uniform(25, 140) * (t + rng.uniform(0.02, 0.3) * wander))
@@ -64,7 +66,7 @@ def engine(rng: np.random.Generator, n: int) -> Samples:
     gains = rng.uniform(0, 1, len(orders)) * orders ** -rng.uniform(0.5, 1.5)
     x = gains @ np.sin(orders[:, None] * turn + rng.uniform(0, 6.28, (len(orders), 1)))
     x += 10 ** rng.uniform(-1.0, 0.5) * coloured(rng, n, rng.uniform(0.5, 2.0))
-    return np.asarray(x, np.float64)
+    return np.asarray(x)
 
 
 def propeller(rng: np.random.Generator, n: int) -> Samples:

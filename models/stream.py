@@ -20,6 +20,7 @@ from ..audio.errors import SamplesError
 from ..audio.formats import MAX_CHANNELS
 from ..audio.resampling import BandMode, Bands
 from ..audio.stft import BINS, HOP, SAMPLE_RATE, Analysis, Synthesis
+from .linking import Link
 
 Float32 = NDArray[np.float32]
 ChannelMode = Literal["linked", "independent", "mono"]
@@ -129,6 +130,7 @@ class Stream:
         self._states = [
             model.initial_state() for _ in range(channels or 1 if self._independent else 1)
         ]
+        self._link = Link()
         self._analysis, self._synthesis = Analysis(channels), Synthesis(channels)
         self._waiting = np.zeros((0,) if channels is None else (0, channels), np.float32)
         self._upper: list[Float32] | None = [] if upper_gains else None
@@ -215,12 +217,7 @@ class Stream:
             gain = self._settings.apply(np.stack(gains, axis=1))  # (L, c, F)
             self._keep_upper(gain, frames)
             return frames * (gain - 1)
-        heard = frames
-        if self._channels is not None:
-            # Mean power rather than a downmix, in which opposite phases would vanish.
-            heard = frames[:, 0]
-            if self._channels > 1:
-                heard = np.sqrt(np.mean(_power(frames), axis=1)).astype(np.complex64)
+        heard = frames if self._channels is None else self._link(frames)
         gain, gates, self._states[0] = self._model.step(heard, self._states[0])
         self._hear(gain, gates, heard)
         gain = self._settings.apply(gain)

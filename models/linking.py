@@ -1,0 +1,58 @@
+"""Several channels as the one spectrum that a model hears."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..audio.stft import HOP, SAMPLE_RATE
+
+__all__ = ["Link"]
+
+_MEMORY_S = 0.2
+"""Time constant of what counts as shared. On 80 validation mixtures in stereo, the noise of one
+channel being none of the other's, the noise category was read rightly in 0.45 with 0.2 or 1 s, in
+0.41 with 0.06 s and in 0.36 by the mean power (0.46 from one channel alone)."""
+
+_NEW = np.float32(1 - np.exp(-HOP / SAMPLE_RATE / _MEMORY_S))
+
+
+class Link:
+    """(L, c, F) spectra of c channels -> (L, F), the spectrum that they have in common.
+
+    Each further channel is turned to a quarter ahead of those before it, as it has been to them
+    lately, and added. What channels share adds up in power so, whatever its phase there: a downmix
+    would lose opposite phases. What they do not share, as the noise of two microphones, adds up as
+    noise does. The mean of their powers would do the former as well, but of two noises it
+    fluctuates less than a noise, which a network that knows single channels takes for a machine.
+
+    The last frames are remembered, so that a signal may come in blocks.
+    """
+
+    def __init__(self) -> None:
+        self._shared: list[NDArray[np.float32]] = []
+
+    def __call__(self, frames: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        """Take the next frames of all channels."""
+        channels = frames.shape[1]
+        if not self._shared:
+            self._shared = [np.zeros((2, frames.shape[2]), np.float32) for _ in range(1, channels)]
+        # In real numbers: numpy's product of complex ones depends, in the last bit, on the length
+        # of the array, and gates may then depend on how a signal is cut.
+        real, imag = frames[:, 0].real, frames[:, 0].imag
+        for c, shared in enumerate(self._shared, 1):
+            x, y = frames[:, c].real, frames[:, c].imag
+            both = np.stack([real * x + imag * y, imag * x - real * y], axis=1)
+            for product in both:
+                shared += _NEW * (product - shared)
+                product[:] = shared
+            cos, sin = both[:, 0], both[:, 1]
+            size = np.hypot(cos, sin)
+            known = size > 0
+            cos = np.divide(cos, size, out=np.ones_like(size), where=known)
+            sin = np.divide(sin, size, out=np.zeros_like(size), where=known)
+            real, imag = real - (sin * x + cos * y), imag + (cos * x - sin * y)
+        heard = np.empty((len(frames), frames.shape[2]), np.complex64)
+        scale = np.float32(channels**-0.5)
+        heard.real, heard.imag = real * scale, imag * scale
+        return heard

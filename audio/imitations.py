@@ -32,7 +32,7 @@ def imitation(
     ----------
     rng : what to draw from.
     n : samples at 16 kHz.
-    category : one of `KINDS`; "" for any, each kind equally often.
+    category : one of `KINDS`; "" for any, each of their kinds equally often.
 
     Returns
     -------
@@ -175,12 +175,12 @@ def motor(rng: np.random.Generator, n: int) -> Samples:
 
 
 KINDS: dict[str, tuple[_Maker, ...]] = {
-    "transport": (vehicle, engine, propeller, cabin, rails),
+    "transport": (vehicle, vehicle, engine, engine, propeller, cabin, rails),
     "nature": (rain, wind, stream),
     "office": (keys,),
     "domestic": (motor,),
 }
-"""Category -> what makes its sounds."""
+"""Category -> what makes its sounds; what is there twice is drawn twice as often."""
 
 
 def coloured(rng: np.random.Generator, n: int, slope: float) -> Samples:

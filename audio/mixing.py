@@ -30,7 +30,11 @@ MUSIC_CATEGORY = "music"
 
 @dataclass(frozen=True)
 class MixConfig:
-    """How mixtures are drawn. Probabilities are per mixture, levels in dB, times in seconds."""
+    """How mixtures are drawn. Probabilities are per mixture, levels in dB, times in seconds.
+
+    `p_rolled_off` is of computed noises, which have all of the band otherwise: nearly every
+    recording has been through a resampler, and one is not to be known by that.
+    """
 
     seconds: float = 3.0
     snr_db: tuple[float, float] = (-6.0, 21.0)
@@ -45,8 +49,9 @@ class MixConfig:
     p_noise_eq: float = 0.5
     p_reverb: float = 0.25
     p_second_noise: float = 0.25
-    p_synthetic: float = 0.19
-    p_imitation: float = 0.08
+    p_synthetic: float = 0.17
+    p_imitation: float = 0.11
+    p_rolled_off: float = 0.5
     p_babble: float = 0.06
     p_music: float = 0.15
     p_modulation: float = 0.15
@@ -292,18 +297,22 @@ class Mixer:
     def _noise(self, rng: np.random.Generator, n: int, cfg: MixConfig) -> tuple[Samples, str, str]:
         parts: list[tuple[float, Samples, str, str]] = []
         for _ in range(2 if rng.random() < cfg.p_second_noise else 1):
-            draw = rng.random()
+            draw, computed = rng.random(), True
             if draw < cfg.p_synthetic or not self.corpus.noise:
                 x, label = synthetic_noise(rng, n)
                 category = ENGINE_CATEGORY if label == "engine" else SYNTHETIC_CATEGORY
             elif draw < cfg.p_synthetic + cfg.p_babble:
                 x, category, label = self._babble(rng, n, cfg), BABBLE_CATEGORY, "babble"
+                computed = False
             elif draw < cfg.p_synthetic + cfg.p_babble + cfg.p_imitation:
                 x, category, label = imitation(rng, n)
             elif draw >= 1 - cfg.p_music:
                 x, category, label = music(rng, n), MUSIC_CATEGORY, "music"
             else:
                 x, category, label = self._recorded(rng, n)
+                computed = False
+            if computed and rng.random() < cfg.p_rolled_off:
+                x = rolled_off(rng, x)
             rms = float(np.sqrt(np.mean(np.square(x)))) or 1.0
             gain = 10 ** (-rng.uniform(0, 12) / 20) if parts else 1.0
             parts.append((gain, x * np.float32(gain / rms), category, label))
@@ -382,6 +391,15 @@ def synthetic_noise(rng: np.random.Generator, n: int) -> tuple[Samples, str]:
                 )
             x += rng.uniform(0.2, 1) * wave
     return x.astype(np.float32), kind
+
+
+def rolled_off(rng: np.random.Generator, x: Samples) -> Samples:
+    """`x` without the end of its band, as after a resampler: half a kilohertz to fall in."""
+    edge = rng.uniform(6800, 7600)
+    size = fft.next_fast_len(len(x), real=True)
+    gains = np.clip((edge - fft.rfftfreq(size, 1 / SAMPLE_RATE)) / 500 + 1, 0, 1)
+    out: Samples = fft.irfft(fft.rfft(x, size) * gains.astype(np.float32), size)[: len(x)]
+    return out.astype(np.float32, copy=False)
 
 
 def _envelope(rng: np.random.Generator, n: int, depth_db: float) -> Samples:

@@ -36,7 +36,7 @@ from ..audio.corpus import Clip, Corpus
 from ..audio.imitations import KINDS, imitation
 from ..audio.lock import lock
 from ..audio.mixing import MUSIC_CATEGORY as MUSIC
-from ..audio.mixing import SYNTHETIC_CATEGORY, active_level, synthetic_noise
+from ..audio.mixing import SYNTHETIC_CATEGORY, active_level, rolled_off, synthetic_noise
 from ..audio.music import music
 from ..audio.stft import HOP, SAMPLE_RATE
 from ..models.engine import Engine
@@ -68,7 +68,8 @@ class StreamConfig:
 
     PESQ, which takes nearly all of the time, is computed on the first `pesq_minutes`.
     `p_synthetic` and `p_babble` are of the scenes in their category, `p_imitation` is for each of
-    the kinds that `audio.imitations` has in it. The default range of SNR gives quartiles of input
+    the kinds that `audio.imitations` has in it. `p_rolled_off` is of noises that have been through
+    a resampler, as recordings at other rates. The default range of SNR gives quartiles of input
     SI-SDR like those of the paper's Table 1 (-1..10 dB).
     """
 
@@ -87,6 +88,7 @@ class StreamConfig:
     p_babble: float = 0.25
     p_varied: float = 0.0
     p_music: float = 0.0
+    p_rolled_off: float = 0.0
     min_cleanliness: float = 0.3
     pesq_minutes: float = 30.0
 
@@ -230,6 +232,9 @@ class _Director:
                 noise = self._noise(category, n)
             gain = 10 ** (-rng.uniform(*cfg.snr_db) / 20) * _UTTERANCE_LEVEL
             noise = noise * (gain / max(active_level(noise), 1e-5))
+        # Draws nothing without it: streams to score on stay as they were.
+        if cfg.p_rolled_off and rng.random() < cfg.p_rolled_off:
+            noise = rolled_off(rng, noise.astype(np.float32))
         gain = 10 ** (rng.uniform(*cfg.level_db) / 20)
         peak = float(np.abs(clean).max(initial=0) + np.abs(noise).max(initial=0)) * gain
         gain = gain if peak <= 0.99 else gain * 0.99 / peak

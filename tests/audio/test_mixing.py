@@ -5,7 +5,14 @@ import pytest
 import soundfile
 
 from dynse.audio.corpus import CorpusError, load_corpus
-from dynse.audio.mixing import MixConfig, Mixer, active_level, mix_at_snr, synthetic_noise
+from dynse.audio.mixing import (
+    MixConfig,
+    Mixer,
+    active_level,
+    mix_at_snr,
+    rolled_off,
+    synthetic_noise,
+)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +128,32 @@ def test_computed_noise_has_the_category_of_its_kind(corpus):
     imitated = Mixer(corpus, _plain(seconds=0.5, p_imitation=1.0))
     seen = {imitated(i).category for i in range(60)}
     assert seen == {"transport", "nature", "office", "domestic"} <= set(imitated.categories)
+
+
+def _share_above(x, hertz):
+    power = np.abs(np.fft.rfft(x)) ** 2
+    return power[int(hertz * len(x) / 16000) :].sum() / power.sum()
+
+
+def test_a_resampler_takes_the_end_of_the_band_alone():
+    x = np.random.default_rng(0).standard_normal(80_000).astype(np.float32)
+    for seed in range(5):
+        y = rolled_off(np.random.default_rng(seed), x)
+        assert y.dtype == np.float32
+        assert _share_above(y, 7000) < _share_above(x, 7000)
+        assert _share_above(y, 7900) < 0.2 * _share_above(x, 7900)
+        kept = np.fft.rfft(x - y)[: 6700 * 5]
+        assert np.abs(kept).max() < 1e-2 * np.abs(np.fft.rfft(x)).max()
+
+
+def test_only_computed_noise_loses_the_end_of_its_band(corpus):
+    everything = {"p_noise_only": 1.0, "p_rolled_off": 1.0, "seconds": 1.0}
+    for kind in ({"p_synthetic": 1.0}, {"p_imitation": 1.0}, {"p_music": 1.0}):
+        mixer = Mixer(corpus, _plain(**everything, **kind))
+        assert max(_share_above(mixer(i).noisy, 7950) for i in range(20)) < 1e-3
+    recorded = Mixer(corpus, _plain(**everything))
+    shares = [_share_above(recorded(i).noisy, 7950) for i in range(20)]
+    assert np.median(shares) > 5e-3  # they are white, some of them at another speed
 
 
 def test_plain_folders_are_a_corpus(tmp_path):

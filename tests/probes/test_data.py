@@ -58,6 +58,18 @@ def test_a_stream_is_a_function_of_its_seed(stream, corpus_folder, tmp_path):
     assert not np.array_equal(other.clean, stream.clean)
 
 
+def test_noise_may_have_been_through_a_resampler(stream, corpus_folder, tmp_path):
+    config = StreamConfig(minutes=MINUTES, p_rolled_off=1.0)
+    found = build_stream(load_corpus(corpus_folder, "train"), config, cache_dir=tmp_path)
+
+    def treble(noise):  # of the loudest second, which rounding to 16 bits does not hide
+        seconds = np.asarray(noise[: len(noise) // 16000 * 16000], float).reshape(-1, 16000)
+        power = np.abs(np.fft.rfft(seconds[np.argmax(seconds.std(axis=1))])) ** 2
+        return power[7900:].mean() / power.mean()
+
+    assert treble(found.noise) < 0.01 < treble(stream.noise)
+
+
 def test_labels_are_renumbered_by_another_streams_classes(stream):
     before = stream.labels["category"].copy()
     stream.align({**stream.classes, "category": ["rumble", "wind"]})

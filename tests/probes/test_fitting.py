@@ -46,6 +46,24 @@ def test_what_is_fitted_by_the_absolute_error_is_chosen_by_it(problem):
         np.testing.assert_array_equal(chosen.weights, each[grid.index(chosen.l2)].weights)
 
 
+def test_frames_without_noise_may_weigh_more_in_a_robust_fit(problem):
+    stream, features, _ = problem
+    # Half as many frames without noise say 3 more for the same features.
+    quiet = np.arange(len(features)) % 3 == 0
+    stream.labels["noisy"] = np.where(quiet, 0, 1)
+    stream.targets["snr_input_db"] = stream.targets["snr_input_db"] + np.float32(3) * quiet
+
+    def errors(weight):
+        task = Task("snr_input_db", "value", "speech", robust=True, without_noise=weight)
+        model = fit_task(stream, features, task, np.arange(4))
+        error = np.abs(predict(features, model)[:, 0] - stream.targets["snr_input_db"])
+        speech = stream.targets["vad"]
+        return error[quiet & speech].mean(), error[~quiet & speech].mean()
+
+    assert errors(1.0) == pytest.approx((3, 0), abs=0.3)
+    assert errors(6.0) == pytest.approx((0, 3), abs=0.3)
+
+
 def test_ridge_finds_the_generating_weights(problem):
     stream, features, _ = problem
     model = fit_task(stream, features, VALUE, np.arange(30), 0.01)

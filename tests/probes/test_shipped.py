@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from scipy.signal import lfilter
 
-from dynse.audio.imitations import coloured, vehicle
+from dynse.audio.imitations import coloured, rain, vehicle
 from dynse.audio.mixing import rolled_off
 from dynse.audio.resampling import StreamResampler
 from dynse.models.checkpoint import DEFAULT
@@ -221,3 +221,34 @@ def test_the_analysis_of_the_samples(model, shipped):
             assert label in (row["noise_category"], None), name
             if model.name == DEFAULT:
                 assert max(likely, key=likely.__getitem__) == row["noise_category"], name
+
+
+def hiss(rng, n):
+    return coloured(rng, n, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "category"), [(hiss, "artificial"), (rain, "nature"), (vehicle, "transport")]
+)
+def test_a_noise_is_guessed_after_a_resampler_and_from_two_microphones(
+    model, shipped, make, category
+):
+    """A steep end of the band, and noises that each microphone has of its own, changed the guess."""
+    voice = sample("rain_female", "clean")
+
+    def right(change):
+        found = []
+        for seed in range(8):
+            rng = np.random.default_rng(seed)
+            x = change(rng, lambda rng=rng: 0.03 * normalised(make(rng, len(voice))))
+            likely = read(model, shipped, x.astype(np.float32)).classes["category"][1]
+            found.append(max(likely, key=likely.__getitem__) == category)
+        return sum(found)
+
+    def normalised(x):
+        return x / x.std()
+
+    print(right(lambda rng, noise: voice + noise()),
+          right(lambda rng, noise: voice + rolled_off(rng, noise().astype(np.float32))),
+          right(lambda rng, noise: np.stack([voice + noise(), voice + noise()], axis=1)))
+    raise AssertionError

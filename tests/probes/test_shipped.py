@@ -230,25 +230,25 @@ def hiss(rng, n):
 @pytest.mark.parametrize(
     ("make", "category"), [(hiss, "artificial"), (rain, "nature"), (vehicle, "transport")]
 )
-def test_a_noise_is_guessed_after_a_resampler_and_from_two_microphones(
-    model, shipped, make, category
-):
-    """A steep end of the band, and noises that each microphone has of its own, changed the guess."""
+@pytest.mark.parametrize("way", ["as it is", "resampled", "two microphones"])
+def test_a_noise_is_guessed_after_a_resampler_and_by_two_microphones(make, category, way):
+    """Version 9 took 0 of 8 rains and 1 of 8 vehicles for what they are, once they were resampled.
+
+    `dynse-small` has not been trained on since: what it learnt from had all of the band.
+    """
+    model = load(DEFAULT)
+    shipped = load_shipped(model.name, model.sha256)
     voice = sample("rain_female", "clean")
 
-    def right(change):
-        found = []
-        for seed in range(8):
-            rng = np.random.default_rng(seed)
-            x = change(rng, lambda rng=rng: 0.03 * normalised(make(rng, len(voice))))
-            likely = read(model, shipped, x.astype(np.float32)).classes["category"][1]
-            found.append(max(likely, key=likely.__getitem__) == category)
-        return sum(found)
+    def scene(rng):
+        noises = [make(rng, len(voice)).astype(np.float32) for _ in range(2)]
+        if way == "resampled":
+            noises = [rolled_off(rng, noise) for noise in noises]
+        x = np.stack([voice + 0.03 * noise / noise.std() for noise in noises], axis=1)
+        return x if way == "two microphones" else x[:, 0]
 
-    def normalised(x):
-        return x / x.std()
-
-    print(right(lambda rng, noise: voice + noise()),
-          right(lambda rng, noise: voice + rolled_off(rng, noise().astype(np.float32))),
-          right(lambda rng, noise: np.stack([voice + noise(), voice + noise()], axis=1)))
-    raise AssertionError
+    guesses = []
+    for seed in range(8):
+        likely = read(model, shipped, scene(np.random.default_rng(seed))).classes["category"][1]
+        guesses.append(max(likely, key=likely.__getitem__))
+    assert guesses.count(category) >= 5, guesses

@@ -59,7 +59,8 @@ TO_FIT_ON: dict[str, Any] = {
 }
 """The training stream is wider and more varied than those to choose and to score on: noise
 recordings are few, above all of engines and rain, so some of the scenes are imitations (of those in
-transport 52 %), and there are none of music, which would be taken for speech and for street
+transport 52 %), half of the noises lose the end of their band, since what is computed is known by
+having it, and there are recordings of no music, which would be taken for speech and for street
 noise otherwise. More of the scenes than elsewhere hold no speech: the network has other gates open
 there, and of recordings of noise alone half of the names were wrong."""
 

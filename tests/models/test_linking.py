@@ -29,7 +29,7 @@ def test_noises_of_their_own_are_heard_as_one_noise(channels):
     x = spectra(1500, channels, 257)
     heard = np.abs(Link()(x))
     assert np.mean(heard**2) == pytest.approx(2, rel=0.03)
-    # The log-magnitude of a complex Gaussian deviates by pi / sqrt(24), of mean powers by much less.
+    # The log-magnitude of a complex Gaussian deviates by pi / sqrt(24), of mean powers much less.
     one, mean = np.pi / np.sqrt(24), np.log(np.mean(np.abs(x) ** 2, axis=1)).std() / 2
     assert mean < 0.64 * one
     assert 0.84 * one < np.log(heard).std() < one

@@ -93,7 +93,10 @@ def enhance(
     ] = None,
     channel_mode: Annotated[
         ChannelMode,
-        typer.Option(help="One gain for all channels, one for each, or mix down to one."),
+        typer.Option(
+            help="One gain for all channels, one for each (as where each talker has a channel; a "
+            "report is of the first), or mix down to one."
+        ),
     ] = ChannelMode.LINKED,
     band: Annotated[
         Band,

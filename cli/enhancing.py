@@ -203,7 +203,8 @@ def enhance_file(
                 on_progress(reader.frames_read, reader.frames, reader.sample_rate)
         write(enhancer.flush())
         if analyst is not None:
-            report = analyst.report(source, reader)
+            first_channel = options.channel_mode == "independent"
+            report = analyst.report(source, reader, first_channel)
         writer.commit()
         if left is not None:
             left.commit()

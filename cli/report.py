@@ -62,13 +62,14 @@ class Analyst:
             if peak >= _CLIPPED:
                 self._clipped += int(np.count_nonzero(np.abs(block) >= _CLIPPED))
 
-    def report(self, path: str, reader: Reader) -> Report:
+    def report(self, path: str, reader: Reader, first_channel: bool = False) -> Report:
         """Report of the recording, which must have been heard to its end.
 
         Parameters
         ----------
         path : as the user named it.
         reader : what it was read from.
+        first_channel : the first of its channels alone was listened to.
         """
         duration = reader.frames_read / reader.sample_rate
         reading = self._reader.finish(duration, silent=self._peak == 0.0)
@@ -88,7 +89,7 @@ class Analyst:
             "error": None,
             "warnings": [
                 *({"code": w.code, "message": w.message} for w in reader.warnings),
-                *self._warnings(reader, reading),
+                *self._warnings(reader, reading, first_channel and reader.channels > 1),
             ],
             "audio": audio,
             "vad": {
@@ -129,7 +130,9 @@ class Analyst:
     def _frame(self, path: str) -> Report:
         return frame(path, origin(self._engine, self._probes))
 
-    def _warnings(self, reader: Reader, reading: Reading) -> Iterable[dict[str, str]]:
+    def _warnings(
+        self, reader: Reader, reading: Reading, first_channel: bool
+    ) -> Iterable[dict[str, str]]:
         def say(code: str, message: str) -> dict[str, str]:
             return {"code": code, "message": message}
 
@@ -152,6 +155,8 @@ class Analyst:
                 f"sampled at {reader.sample_rate} Hz, while the probes were fitted on sound up to"
                 " 8 kHz: read SNR, PESQ and noise with caution",
             )
+        if first_channel:
+            yield say("first_channel", "channels were enhanced one by one: this is of the first")
         if self._clipped:
             yield say("clipped", f"{self._clipped} samples at or above full scale")
 

@@ -144,6 +144,22 @@ def test_plot(dynse, speech):
     assert (dynse.folder / "p.png").read_bytes() == before
 
 
+def test_a_report_of_independent_channels_says_that_it_is_of_the_first(dynse, noise, strict_json):
+    dynse.write("stereo.wav", np.stack([0 * noise(8000), noise(8000)], axis=1))
+    for mode, told in (("linked", False), ("independent", True), ("mono", False)):
+        done = dynse(
+            "stereo.wav", "-o", f"{mode}.wav", "--json", "--channel-mode", mode,
+            probes=dynse.probes,
+        )  # fmt: skip
+        codes = [warning["code"] for warning in strict_json(done.stdout)["warnings"]]
+        assert ("first_channel" in codes) == told, mode
+    dynse.write("one.wav", noise(8000))
+    done = dynse(
+        "one.wav", "-o", "o.wav", "--json", "--channel-mode", "independent", probes=dynse.probes
+    )
+    assert "first_channel" not in done.stdout.decode()
+
+
 def test_probe_reads_pipes_lists_globs_and_shards(dynse, speech, strict_json):
     data = bytearray((dynse.folder / "a b.wav").read_bytes())
     there = strict_json(dynse.probe("a b.wav", "--json").stdout)

@@ -130,7 +130,7 @@ class Stream:
         self._states = [
             model.initial_state() for _ in range(channels or 1 if self._independent else 1)
         ]
-        self._link = Link()
+        self._link = Link(channels or 1)
         self._analysis, self._synthesis = Analysis(channels), Synthesis(channels)
         self._waiting = np.zeros((0,) if channels is None else (0, channels), np.float32)
         self._upper: list[Float32] | None = [] if upper_gains else None

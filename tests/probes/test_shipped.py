@@ -206,7 +206,7 @@ def test_the_analysis_of_the_samples(model, shipped):
         heard = np.zeros(len(active), bool)
         for segment in reading.segments:
             heard[round(segment.start_s / 0.016) : round(segment.end_s / 0.016) + 1] = True
-        least = 0.84 if model.name == DEFAULT else 0.8
+        least = 0.85 if model.name == DEFAULT else 0.8
         assert (heard == active).mean() > (0.75 if name == "babble_female" else least), name
         assert reading.classes["gender"][0] in (row["gender"], None), name
         snr = reading.values["snr_input_db"]
@@ -232,7 +232,7 @@ def hiss(rng, n):
 )
 @pytest.mark.parametrize("way", ["as it is", "resampled", "two microphones"])
 def test_a_noise_is_guessed_after_a_resampler_and_by_two_microphones(make, category, way):
-    """Version 9 took 0 of 8 rains and 1 of 8 vehicles for what they are, once they were resampled.
+    """Version 9 took 1 of 8 rains and 1 of 8 vehicles for what they are, once they were resampled.
 
     `dynse-small` has not been trained on since: what it learnt from had all of the band.
     """
